@@ -1,0 +1,21 @@
+#ifndef POSTERN_CLOCK_H
+#define POSTERN_CLOCK_H
+
+/*
+ * The clocks, and the only place that reads them: REALTIME for validity,
+ * BOOTTIME for lifetimes (it goes on during suspend). Tests replace this file
+ * by one of their own at link time. Any thread.
+ */
+
+#include <stdint.h>
+
+/* Seconds since 1970, UTC: validity of certificates. */
+int64_t clock_wall_s(void);
+/* Milliseconds since 1970, UTC: log lines. */
+int64_t clock_wall_ms(void);
+/* Milliseconds since boot, suspend included: timeouts, grace, back-off. */
+int64_t clock_boot_ms(void);
+/* Nanoseconds since boot: durations in histograms. */
+int64_t clock_boot_ns(void);
+
+#endif
