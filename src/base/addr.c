@@ -22,8 +22,8 @@ parse_unix(struct span path, struct addr *addr_r, struct why *why)
 		return fail(why, FAULT_MALFORMED, "NUL in a unix socket path");
 	a.sa.un.sun_family = AF_UNIX;
 	memcpy(a.sa.un.sun_path, path.data, path.len);
-	a.len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) +
-	    path.len + 1);
+	a.len =
+	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path.len + 1);
 	*addr_r = a;
 	return FAULT_NONE;
 }
@@ -63,7 +63,7 @@ addr_parse_ip(
 		a.sa.in.sin_port = htons(port);
 		a.len = sizeof(a.sa.in);
 	} else if (strlen(host) == ip.len &&
-	    inet_pton(AF_INET6, host, &a.sa.in6.sin6_addr) == 1) {
+	           inet_pton(AF_INET6, host, &a.sa.in6.sin6_addr) == 1) {
 		a.sa.in6.sin6_family = AF_INET6;
 		a.sa.in6.sin6_port = htons(port);
 		a.len = sizeof(a.sa.in6);
@@ -151,8 +151,7 @@ addr_format(const struct addr *a, char buf[ADDR_TEXT_MAX])
 	case AF_INET6:
 		(void)inet_ntop(
 		    AF_INET6, &a->sa.in6.sin6_addr, ip, (socklen_t)sizeof(ip));
-		(void)snprintf(
-		    buf, ADDR_TEXT_MAX, "[%s]:%u", ip, addr_port(a));
+		(void)snprintf(buf, ADDR_TEXT_MAX, "[%s]:%u", ip, addr_port(a));
 		return buf;
 	case AF_UNIX:
 		return format_unix(a, buf);
@@ -190,14 +189,13 @@ addr_equal(const struct addr *a, const struct addr *b)
 		return true;
 	case AF_INET:
 		return a->sa.in.sin_port == b->sa.in.sin_port &&
-		    a->sa.in.sin_addr.s_addr == b->sa.in.sin_addr.s_addr;
+		       a->sa.in.sin_addr.s_addr == b->sa.in.sin_addr.s_addr;
 	case AF_INET6:
 		return a->sa.in6.sin6_port == b->sa.in6.sin6_port &&
-		    memcmp(&a->sa.in6.sin6_addr, &b->sa.in6.sin6_addr,
-		        sizeof(a->sa.in6.sin6_addr)) == 0;
+		       memcmp(&a->sa.in6.sin6_addr, &b->sa.in6.sin6_addr,
+		           sizeof(a->sa.in6.sin6_addr)) == 0;
 	default:
-		return a->len == b->len &&
-		    memcmp(&a->sa, &b->sa, a->len) == 0;
+		return a->len == b->len && memcmp(&a->sa, &b->sa, a->len) == 0;
 	}
 }
 
@@ -211,8 +209,8 @@ addr_is_loopback(const struct addr *a)
 		return (ntohl(a->sa.in.sin_addr.s_addr) >> 24) == 127;
 	case AF_INET6:
 		return IN6_IS_ADDR_LOOPBACK(&a->sa.in6.sin6_addr) ||
-		    (IN6_IS_ADDR_V4MAPPED(&a->sa.in6.sin6_addr) &&
-		        v6[12] == 127);
+		       (IN6_IS_ADDR_V4MAPPED(&a->sa.in6.sin6_addr) &&
+		           v6[12] == 127);
 	default:
 		return false;
 	}

@@ -48,7 +48,7 @@ void addr_set(struct addr *a, const struct sockaddr *sa, socklen_t len);
 const char *addr_format(const struct addr *a, char buf[ADDR_TEXT_MAX]);
 
 bool addr_equal(const struct addr *a, const struct addr *b);
-int addr_family(const struct addr *a); /* AF_UNSPEC for no address */
+int addr_family(const struct addr *a);    /* AF_UNSPEC for no address */
 uint16_t addr_port(const struct addr *a); /* 0 for unix */
 
 /* 127.0.0.0/8, ::1, ::ffff:127.0.0.0/104. A unix path is not. */

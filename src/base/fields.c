@@ -272,8 +272,8 @@ render_journal(const struct fields *f, struct text *out)
 
 		for (; *lower != '\0' && n < sizeof(name) - 1; lower++)
 			name[n++] = (char)(*lower >= 'a' && *lower <= 'z'
-			        ? *lower - 'a' + 'A'
-			        : *lower);
+			                       ? *lower - 'a' + 'A'
+			                       : *lower);
 		name[n] = '\0';
 		journal_field(out, name, value);
 		text_add(&line, "%s%s=", line.len == 0 ? "" : " ",

@@ -95,8 +95,8 @@ mail_post(struct mailbox *m, struct mail *mail)
 }
 
 void
-mail_post_pair(struct mailbox *m, struct mail *a, struct mail *b,
-    struct mail *old_r[2])
+mail_post_pair(
+    struct mailbox *m, struct mail *a, struct mail *b, struct mail *old_r[2])
 {
 	(void)pthread_mutex_lock(&m->lock);
 	old_r[0] = put(m, a);

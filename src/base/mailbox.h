@@ -44,8 +44,8 @@ struct mail *mail_post(struct mailbox *m, struct mail *mail);
  * Any thread. Two messages that belong together become visible together.
  * OLD_R receives what they replaced, each entry NULL or given.
  */
-void mail_post_pair(struct mailbox *m, struct mail *a, struct mail *b,
-    struct mail *old_r[2]);
+void mail_post_pair(
+    struct mailbox *m, struct mail *a, struct mail *b, struct mail *old_r[2]);
 
 /* Owner: move all that waits to LIST, slots first in their order. */
 void mail_take(struct mailbox *m, struct node *list);

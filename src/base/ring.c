@@ -20,7 +20,7 @@ struct ring *
 ring_new(size_t size)
 {
 	size_t bytes = (sizeof(struct ring) + size + CACHE_LINE - 1) &
-	    ~(size_t)(CACHE_LINE - 1);
+	               ~(size_t)(CACHE_LINE - 1);
 	struct ring *r;
 
 	assert(size != 0 && (size & (size - 1)) == 0);
@@ -69,8 +69,7 @@ ring_write(struct ring *r, const void *record, size_t len)
 	uint32_t n = (uint32_t)len;
 
 	if (r->size - (tail - head) < sizeof(n) + len) {
-		atomic_fetch_add_explicit(
-		    &r->dropped, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&r->dropped, 1, memory_order_relaxed);
 		return false;
 	}
 	put(r, tail, &n, sizeof(n));
@@ -95,8 +94,7 @@ ring_read(struct ring *r, void *buf, size_t size)
 		atomic_store_explicit(&r->head, head, memory_order_release);
 		if (n <= size)
 			return n;
-		atomic_fetch_add_explicit(
-		    &r->dropped, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&r->dropped, 1, memory_order_relaxed);
 	}
 	return 0;
 }

@@ -9,7 +9,7 @@
 static char *
 empty(void)
 {
-	return (char *)(uintptr_t)"";
+	return (char *)(uintptr_t) "";
 }
 
 void

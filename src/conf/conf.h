@@ -25,7 +25,12 @@ enum direction {
 
 enum service_mode { MODE_ENFORCE, MODE_AUDIT };
 
-enum conf_log_format { CONF_LOG_AUTO, CONF_LOG_LOGFMT, CONF_LOG_JSON, CONF_LOG_JOURNAL };
+enum conf_log_format {
+	CONF_LOG_AUTO,
+	CONF_LOG_LOGFMT,
+	CONF_LOG_JSON,
+	CONF_LOG_JOURNAL
+};
 
 /* A duration key that is `off`. */
 #define CONF_OFF 0
@@ -63,7 +68,7 @@ struct service {
 
 	struct conf_listen *listens;
 	size_t n_listens;
-	struct addr forward; /* inbound */
+	struct addr forward;         /* inbound */
 	struct conf_target *targets; /* outbound: connect lines, in order */
 	size_t n_targets;
 
@@ -127,13 +132,13 @@ enum diag_severity { DIAG_ERROR, DIAG_WARNING, DIAG_NOTE };
 
 struct diag {
 	enum diag_severity severity;
-	char code[5]; /* "C104" */
-	char *file;   /* owned; "" if none */
+	char code[5];              /* "C104" */
+	char *file;                /* owned; "" if none */
 	unsigned int line, column; /* from 1; 0: unknown */
-	unsigned int length; /* bytes to underline; 0: none */
-	char *message; /* owned */
-	char *hint;    /* owned; NULL: none */
-	char *source;  /* owned; the raw line, NULL: none */
+	unsigned int length;       /* bytes to underline; 0: none */
+	char *message;             /* owned */
+	char *hint;                /* owned; NULL: none */
+	char *source;              /* owned; the raw line, NULL: none */
 };
 
 struct diags {

@@ -23,15 +23,15 @@
 enum rule_error {
 	RULE_OK,
 	RULE_EMPTY,
-	RULE_ID,            /* see the spiffe_id_error */
-	RULE_TD_WILDCARD,   /* '*' in the trust domain */
-	RULE_STARS_NOT_LAST,/* '**' before the last segment */
-	RULE_STARS_IN_WORD, /* '**' inside a segment */
-	RULE_ONLY_STAR,     /* nothing but a wildcard, such as '*' */
+	RULE_ID,             /* see the spiffe_id_error */
+	RULE_TD_WILDCARD,    /* '*' in the trust domain */
+	RULE_STARS_NOT_LAST, /* '**' before the last segment */
+	RULE_STARS_IN_WORD,  /* '**' inside a segment */
+	RULE_ONLY_STAR,      /* nothing but a wildcard, such as '*' */
 };
 
 enum rule_kind {
-	RULE_NONE,         /* "none": nobody */
+	RULE_NONE, /* "none": nobody */
 	RULE_EXACT,
 	RULE_PATTERN,      /* '*' or a trailing '**' */
 	RULE_TRUST_DOMAIN, /* "trust-domain TD" */
@@ -46,8 +46,8 @@ struct rule {
 };
 
 /* Parse one rule. On RULE_OK *RULE_R is filled, its text given. */
-enum rule_error rule_parse(struct span text, struct rule *rule_r,
-    enum spiffe_id_error *id_error_r);
+enum rule_error rule_parse(
+    struct span text, struct rule *rule_r, enum spiffe_id_error *id_error_r);
 void rule_fini(struct rule *rule);
 /* Does this one rule match? Reference for tests; policies are faster. */
 bool rule_matches(const struct rule *rule, const struct spiffe_id *id);
@@ -75,7 +75,8 @@ enum fault policy_compile(const struct rule *const *allow, size_t n_allow,
 void policy_free(struct policy **p);
 
 /* ID is a checked leaf ID. Cost does not grow with the number of rules. */
-struct verdict policy_decide(const struct policy *p, const struct spiffe_id *id);
+struct verdict policy_decide(
+    const struct policy *p, const struct spiffe_id *id);
 
 /*
  * The allow rule that came nearest to a refused ID: same trust domain, most

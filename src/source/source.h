@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "err.h"
 #include "mem.h"
@@ -22,12 +23,11 @@ struct svid;
 /* A source speaks to the keeper in these words only. */
 struct source_sink {
 	void *arg;
-	void (*offer)(void *arg, struct identity **full); /* all; taken */
+	void (*offer)(void *arg, struct identity **full);  /* all; taken */
 	void (*refused)(void *arg, const struct why *why); /* "no identity" */
 	void (*down)(void *arg, const struct why *why, bool will_retry);
 	/* A message was dropped whole, or its SVIDs were; REASON is a label. */
-	void (*discarded)(
-	    void *arg, const char *reason, const struct why *why);
+	void (*discarded)(void *arg, const char *reason, const struct why *why);
 	/* The identity now in force, for identity_new(); NULL before. */
 	const struct identity *(*current)(void *arg);
 	/* Counter of bundle generations. */
@@ -35,18 +35,19 @@ struct source_sink {
 };
 
 struct source_conf {
-	const char *endpoint; /* checked: unix:///path, unix:/path, tcp://IP:port */
+	const char
+	    *endpoint; /* checked: unix:///path, unix:/path, tcp://IP:port */
 	const uid_t *agent_uids; /* who may be the agent, besides 0 and us */
 	size_t n_agent_uids;
 };
 
 /* What `status`, `identity` and the metrics show of a source. */
 enum source_state {
-	SOURCE_BACKOFF,    /* waiting to reconnect */
+	SOURCE_BACKOFF, /* waiting to reconnect */
 	SOURCE_CONNECTING,
-	SOURCE_WAITING,    /* stream open, no message yet; no deadline */
-	SOURCE_LIVE,       /* at least one valid message on this stream */
-	SOURCE_STOPPED,    /* no retry until a reload or a new socket */
+	SOURCE_WAITING, /* stream open, no message yet; no deadline */
+	SOURCE_LIVE,    /* at least one valid message on this stream */
+	SOURCE_STOPPED, /* no retry until a reload or a new socket */
 };
 
 #define SOURCE_GRPC_CODES 17
@@ -57,7 +58,7 @@ struct source_status {
 	int64_t next_try_ms;     /* boot clock; BACKOFF */
 	bool agent_uid_known;
 	uid_t agent_uid;
-	struct why last_error; /* "" if none */
+	struct why last_error;                     /* "" if none */
 	uint64_t stream_errors[SOURCE_GRPC_CODES]; /* by gRPC status */
 	uint64_t lock_failures; /* receive buffers that could not be locked */
 };
@@ -92,11 +93,11 @@ struct keeper_conf {
 
 /* What the keeper asks of its owner after an event. Bits. */
 enum keeper_act {
-	KEEPER_PUBLISH = 1, /* render keeper_identity(), keeper_svid() anew */
-	KEEPER_REOPEN = 2,  /* ask the source for a second stream */
-	KEEPER_STALE = 4,   /* 75 % of the SVID's life without a newer one */
-	KEEPER_GRACE = 8,   /* redaction grace began */
-	KEEPER_FENCED = 16, /* the identity may no longer be presented */
+	KEEPER_PUBLISH = 1,   /* render keeper_identity(), keeper_svid() anew */
+	KEEPER_REOPEN = 2,    /* ask the source for a second stream */
+	KEEPER_STALE = 4,     /* 75 % of the SVID's life without a newer one */
+	KEEPER_GRACE = 8,     /* redaction grace began */
+	KEEPER_FENCED = 16,   /* the identity may no longer be presented */
 	KEEPER_ACQUIRED = 32, /* first SVID, or the first after a fence */
 	KEEPER_ROTATED = 64,  /* a newer SVID of the same ID */
 	KEEPER_TRUST = 128,   /* bundles or lists changed */
@@ -104,8 +105,8 @@ enum keeper_act {
 
 struct keeper *keeper_new(const struct keeper_conf *conf); /* NULL: memory */
 void keeper_free(struct keeper **k);
-unsigned int keeper_configure(struct keeper *k,
-    const struct keeper_conf *conf, int64_t now_s, int64_t boot_ms);
+unsigned int keeper_configure(struct keeper *k, const struct keeper_conf *conf,
+    int64_t now_s, int64_t boot_ms);
 
 /*
  * Each returns a set of keeper_act bits. NOW_S is the wall clock, BOOT_MS the
@@ -126,10 +127,10 @@ uint64_t keeper_generation(const struct keeper *k);
 uint64_t *keeper_next_bundle_generation(struct keeper *k);
 
 enum keeper_state {
-	KEEPER_EMPTY,   /* before the first SVID */
+	KEEPER_EMPTY, /* before the first SVID */
 	KEEPER_GOOD,
 	KEEPER_IN_GRACE,
-	KEEPER_EXPIRED, /* fenced by time */
+	KEEPER_EXPIRED,  /* fenced by time */
 	KEEPER_REDACTED, /* fenced by the agent */
 };
 
@@ -139,7 +140,8 @@ struct keeper_status {
 	uint64_t rotations;
 	int64_t last_rotation_s; /* wall clock, 0 never */
 	int64_t denied_since_ms; /* boot clock; 0: no streak of refusals */
-	bool several_svids; /* more than one offered and none selected by name */
+	bool
+	    several_svids; /* more than one offered and none selected by name */
 };
 
 void keeper_status(const struct keeper *k, struct keeper_status *st_r);

@@ -36,12 +36,12 @@ struct spiffe_id {
 
 enum spiffe_id_error {
 	SPIFFE_ID_OK,
-	SPIFFE_ID_NO_SCHEME,     /* does not begin with spiffe:// */
-	SPIFFE_ID_SCHEME_CASE,   /* SPIFFE://, Spiffe:// */
+	SPIFFE_ID_NO_SCHEME,   /* does not begin with spiffe:// */
+	SPIFFE_ID_SCHEME_CASE, /* SPIFFE://, Spiffe:// */
 	SPIFFE_ID_TD_EMPTY,
-	SPIFFE_ID_TD_CASE,       /* upper case in the trust domain */
-	SPIFFE_ID_TD_CHAR,       /* outside a-z 0-9 . - _ */
-	SPIFFE_ID_TD_LONG,       /* over 255 bytes */
+	SPIFFE_ID_TD_CASE, /* upper case in the trust domain */
+	SPIFFE_ID_TD_CHAR, /* outside a-z 0-9 . - _ */
+	SPIFFE_ID_TD_LONG, /* over 255 bytes */
 	SPIFFE_ID_USERINFO,
 	SPIFFE_ID_PORT,
 	SPIFFE_ID_PERCENT,
@@ -49,9 +49,9 @@ enum spiffe_id_error {
 	SPIFFE_ID_FRAGMENT,
 	SPIFFE_ID_TRAILING_SLASH,
 	SPIFFE_ID_EMPTY_SEGMENT,
-	SPIFFE_ID_DOT_SEGMENT,   /* "." or ".." */
-	SPIFFE_ID_PATH_CHAR,     /* outside a-z A-Z 0-9 . - _ */
-	SPIFFE_ID_LONG,          /* over 2048 bytes */
+	SPIFFE_ID_DOT_SEGMENT, /* "." or ".." */
+	SPIFFE_ID_PATH_CHAR,   /* outside a-z A-Z 0-9 . - _ */
+	SPIFFE_ID_LONG,        /* over 2048 bytes */
 };
 
 /*
@@ -95,12 +95,12 @@ struct span svid_hint(const struct svid *s);
 const char *svid_serial(const struct svid *s); /* lower case hex */
 int64_t svid_not_before(const struct svid *s); /* latest of the chain */
 int64_t svid_not_after(const struct svid *s);  /* earliest of the chain */
-bool svid_is_dev(const struct svid *s); /* made by postern-dev-issuer */
+bool svid_is_dev(const struct svid *s);        /* made by postern-dev-issuer */
 const char *svid_key_type(const struct svid *s); /* "EC", "RSA", "ED25519" */
 
 /* Borrowed from the SVID, for who renders it. */
 X509 *svid_leaf(const struct svid *s);
-const STACK_OF(X509) *svid_chain(const struct svid *s); /* without the leaf */
+const STACK_OF(X509) * svid_chain(const struct svid *s); /* without the leaf */
 EVP_PKEY *svid_key(const struct svid *s);
 
 /* ---- Bundles ---- */
@@ -116,7 +116,7 @@ struct bundle_raw {
 void bundle_free(struct bundle **b);
 struct span bundle_trust_domain(const struct bundle *b);
 size_t bundle_authorities(const struct bundle *b); /* usable ones */
-size_t bundle_dropped(const struct bundle *b); /* parsed, but no CA */
+size_t bundle_dropped(const struct bundle *b);     /* parsed, but no CA */
 uint64_t bundle_generation(const struct bundle *b);
 int64_t bundle_not_after(const struct bundle *b); /* latest; 0 if none */
 
@@ -187,7 +187,7 @@ struct peer_table;
 
 #define PEER_TABLE_MAX 4096 /* entries without a live connection */
 
-struct peer_table *peer_table_new(void); /* NULL: no memory */
+struct peer_table *peer_table_new(void);     /* NULL: no memory */
 void peer_table_free(struct peer_table **t); /* all peers released */
 
 struct peer *peer_hold(struct peer *p);

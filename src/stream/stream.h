@@ -62,10 +62,10 @@ struct stream {
 	const struct stream_ops *ops;
 	bool readable; /* an edge came and input was not seen to be empty yet */
 	bool writable;
-	enum stream_end broken; /* latched by whichever call saw it first */
+	enum stream_end broken;  /* latched by whichever call saw it first */
 	const char *broken_text; /* constant: errno's or alert's name */
-	uint64_t read_bytes;    /* delivered by read() */
-	uint64_t written_bytes; /* taken by write() */
+	uint64_t read_bytes;     /* delivered by read() */
+	uint64_t written_bytes;  /* taken by write() */
 };
 
 static inline enum io_status

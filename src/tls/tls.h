@@ -37,9 +37,8 @@ struct tls_material;
  * Control thread. OWN is the SVID to present, one of ID's, or NULL: none, or
  * fenced. ID is borrowed for the call. *MATERIAL_R is given.
  */
-enum fault tls_material_build(const struct identity *id,
-    const struct svid *own, uint64_t generation,
-    struct tls_material **material_r, struct why *why);
+enum fault tls_material_build(const struct identity *id, const struct svid *own,
+    uint64_t generation, struct tls_material **material_r, struct why *why);
 void tls_material_free(struct tls_material **m);
 
 /* One worker's contexts: {inbound, outbound} x {TLS 1.3, 1.2 and up}. */

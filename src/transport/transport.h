@@ -48,14 +48,14 @@ struct link_judge {
 
 enum link_failure_kind {
 	LINK_OK,
-	LINK_NOBODY,       /* ended before its first TLS byte: a probe */
-	LINK_EOF,          /* ended inside the handshake */
-	LINK_RESET,        /* the transport broke inside the handshake */
-	LINK_REFUSED,      /* we refused the peer: see REASON */
-	LINK_ALERT,        /* the peer refused us: see ALERT */
-	LINK_PROTOCOL,     /* not TLS, or no common parameters */
-	LINK_RESUMED,      /* must never occur */
-	LINK_INTERNAL,     /* no memory */
+	LINK_NOBODY,   /* ended before its first TLS byte: a probe */
+	LINK_EOF,      /* ended inside the handshake */
+	LINK_RESET,    /* the transport broke inside the handshake */
+	LINK_REFUSED,  /* we refused the peer: see REASON */
+	LINK_ALERT,    /* the peer refused us: see ALERT */
+	LINK_PROTOCOL, /* not TLS, or no common parameters */
+	LINK_RESUMED,  /* must never occur */
+	LINK_INTERNAL, /* no memory */
 };
 
 struct link_failure {
@@ -96,7 +96,8 @@ struct transport_ops {
 	const struct link_failure *(*failure)(const struct mesh_link *l);
 	void (*facts)(const struct mesh_link *l, struct link_facts *facts_r);
 	/* Borrowed from the link. ASKED_R: empty for plain TLS. */
-	struct stream *(*next_stream)(struct mesh_link *l, struct addr *asked_r);
+	struct stream *(*next_stream)(
+	    struct mesh_link *l, struct addr *asked_r);
 	void (*drain)(struct mesh_link *l);
 	void (*free)(struct mesh_link **l);
 };
