@@ -1,0 +1,2 @@
+unit(spiffe_id USES spiffe)
+fuzz(spiffe_id USES spiffe)
