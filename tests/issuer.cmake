@@ -1,0 +1,1 @@
+unit(ca USES issuer EXT crypto)
