@@ -28,6 +28,8 @@ enum rule_error {
 	RULE_STARS_NOT_LAST, /* '**' before the last segment */
 	RULE_STARS_IN_WORD,  /* '**' inside a segment */
 	RULE_ONLY_STAR,      /* nothing but a wildcard, such as '*' */
+	RULE_NO_PATH,        /* a bare trust domain: has a form of its own */
+	RULE_NOMEM,
 };
 
 enum rule_kind {
@@ -49,6 +51,9 @@ struct rule {
 enum rule_error rule_parse(
     struct span text, struct rule *rule_r, enum spiffe_id_error *id_error_r);
 void rule_fini(struct rule *rule);
+/* A sentence: "'*' is not allowed in the trust domain". For RULE_ID see
+ * spiffe_id_error_text(). */
+const char *rule_error_text(enum rule_error e);
 /* Does this one rule match? Reference for tests; policies are faster. */
 bool rule_matches(const struct rule *rule, const struct spiffe_id *id);
 
@@ -86,6 +91,28 @@ struct verdict policy_decide(
  */
 const struct rule *policy_nearest(const struct policy *p,
     const struct spiffe_id *id, unsigned int *segment_r);
+
+/* A rule that changes nothing, and the one that makes it so. */
+enum rule_finding_kind {
+	RULE_DUPLICATE, /* BY says the same, earlier */
+	RULE_SHADOWED,  /* an allow, whose IDs the deny BY refuses all */
+	RULE_COVERED,   /* BY of the same kind is wider */
+};
+
+struct rule_finding {
+	enum rule_finding_kind kind;
+	const struct rule *rule;
+	const struct rule *by;
+};
+
+typedef void rule_finding_fn(void *arg, const struct rule_finding *finding);
+
+/*
+ * Report useless rules, at most one finding per rule, in the order of the
+ * lists, allow first. Every finding is true; patterns that cover each other in
+ * ways that their segments do not show are not found. For the checker: slow.
+ */
+void policy_find(const struct policy *p, rule_finding_fn *fn, void *arg);
 
 /* ---- Local callers (grammar: postern.ini(5), CALLERS) ---- */
 
