@@ -1,0 +1,5 @@
+unit(grpc_frame USES grpc EXT nghttp2)
+unit(grpc_status USES grpc EXT nghttp2)
+unit(grpc_call USES grpc EXT nghttp2)
+sim(grpc USES grpc EXT nghttp2)
+fuzz(grpc_call USES grpc EXT nghttp2)
