@@ -82,6 +82,38 @@ struct source {
 	const struct source_ops *ops;
 };
 
+/* ---- Back-off: how long to wait before the agent is asked again ---- */
+
+enum backoff_cause {
+	BACKOFF_ENDED,   /* the stream ended, or failed, in any other way */
+	BACKOFF_REFUSED, /* PermissionDenied */
+	BACKOFF_SLOW,    /* will repeat: oversize message, EACCES, EPERM */
+	BACKOFF_ABSENT,  /* nobody listens: ENOENT, ECONNREFUSED */
+	BACKOFF_BUSY,    /* the agent's backlog is full: EAGAIN */
+};
+#define BACKOFF_CAUSES 5
+
+/* Streams that may be opened in BACKOFF_WINDOW_MS before the cap applies. */
+#define BACKOFF_OPENINGS  120
+#define BACKOFF_WINDOW_MS 60000
+
+/* Zeroed is ready. Pure: the time and the dice are arguments. */
+struct backoff {
+	unsigned int steps[BACKOFF_CAUSES];
+	bool had_message; /* of the present stream, a valid one */
+	int64_t opened_ms[BACKOFF_OPENINGS];
+	size_t openings;
+};
+
+void backoff_opened(struct backoff *b, int64_t boot_ms);
+void backoff_message(struct backoff *b); /* a valid one */
+/*
+ * Milliseconds to wait now. SVID_END_MS (boot clock, 0: none) bounds the wait
+ * to a tenth of what the SVID has left; RANDOM is any 32 bits.
+ */
+int64_t backoff_wait(struct backoff *b, enum backoff_cause cause,
+    int64_t boot_ms, int64_t svid_end_ms, uint32_t random);
+
 /* ---- Keeper ---- */
 
 struct keeper;
@@ -122,6 +154,11 @@ unsigned int keeper_tick(struct keeper *k, int64_t now_s, int64_t boot_ms);
 /* What is in force: trust, and the SVID to present or NULL (fenced, none). */
 const struct identity *keeper_identity(const struct keeper *k);
 const struct svid *keeper_svid(const struct keeper *k);
+/*
+ * The newest identity whose SVIDs were sound, for services that name theirs by
+ * id or hint; NULL: none yet. Its dates are the caller's to judge.
+ */
+const struct identity *keeper_svids(const struct keeper *k);
 /* Moves with every KEEPER_PUBLISH. */
 uint64_t keeper_generation(const struct keeper *k);
 uint64_t *keeper_next_bundle_generation(struct keeper *k);

@@ -1,0 +1,1 @@
+unit(backoff USES source)
