@@ -1,2 +1,5 @@
 unit(spiffe_id USES spiffe)
 fuzz(spiffe_id USES spiffe)
+unit(svid USES spiffe issuer EXT crypto)
+unit(identity USES spiffe issuer EXT crypto)
+unit(key_memory USES spiffe issuer EXT crypto)
