@@ -1,1 +1,2 @@
 unit(backoff USES source)
+unit(keeper USES source spiffe issuer EXT crypto)

@@ -144,10 +144,11 @@ first_reopen_percent(const struct svid *s)
 	       sum % (2 * REOPEN_JITTER_PERCENT + 1);
 }
 
+/* Fed by a later notAfter alone: another SVID of the same end is no news. */
 static void
-start_watchdog(struct keeper *k)
+start_watchdog(struct keeper *k, const struct svid *s)
 {
-	k->reopen_at_percent = first_reopen_percent(k->svid);
+	k->reopen_at_percent = first_reopen_percent(s);
 	k->stale = false;
 }
 
@@ -177,9 +178,10 @@ adopt(struct keeper *k, int64_t now_s)
 		return 0;
 	if (k->id == NULL && !remember_id(k, s))
 		return 0; /* no memory: the next tick tries again */
+	if (k->svid == NULL || svid_not_after(s) > svid_not_after(k->svid))
+		start_watchdog(k, s);
 	k->held = k->good;
 	k->svid = s;
-	start_watchdog(k);
 	if (k->shown == NULL)
 		return 0; /* judge() tells that it is back */
 	k->shown = s;
