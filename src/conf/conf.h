@@ -106,6 +106,7 @@ struct conf_global {
 	const char *trust_domain; /* NULL: no pin */
 	bool start_gate_identity;
 	uint32_t redaction_grace_ms;
+	bool tls_profile_list;
 	const char *ciphersuites; /* NULL: system */
 	const char *groups;       /* NULL: system */
 	uint32_t threads;         /* 0: auto */
@@ -121,6 +122,7 @@ struct conf_global {
 struct conf {
 	uint64_t generation; /* set by control before it posts */
 	char hash[17];       /* of the effective values, hex */
+	bool pending; /* a user or group does not resolve yet: load again */
 	struct conf_global global;
 	struct service *services;
 	size_t n_services;
@@ -147,6 +149,17 @@ struct diags {
 	size_t errors, warnings;
 	bool failed; /* out of memory: not all are here */
 };
+
+/* The list of codes, of which an operator can ask more (`explain-error`). */
+struct diag_code {
+	const char *code;
+	enum diag_severity severity; /* unless a load says otherwise */
+	const char *sentence;
+	const char *page; /* what it means, and what to write */
+};
+size_t diag_code_count(void);
+const struct diag_code *diag_code(size_t i);
+const char *diag_severity_name(enum diag_severity s); /* "error" ... */
 
 void diags_init(struct diags *d);
 void diags_fini(struct diags *d);
@@ -175,6 +188,28 @@ void conf_free(struct conf **c);
 
 /* Service by name; NULL if none. */
 const struct service *conf_service(const struct conf *c, struct span name);
+
+/* ---- The key table, for what is generated from it ---- */
+
+struct conf_key {
+	const char *sections; /* "global", "policy", "inbound outbound" ... */
+	const char *key;
+	const char *type;    /* "duration", "rule" ... */
+	const char *values;  /* choices, "a|b"; "" if none */
+	const char *initial; /* default; "" if none */
+	char reload;         /* L, N, S, E: postern.ini(5) */
+	bool is_list;
+	const char *since;
+	const char *sentence;
+};
+size_t conf_key_count(void);
+struct conf_key conf_key(size_t i);
+
+/*
+ * The word of WORDS (NULL at the end) nearest to WORD, at most two typing
+ * mistakes away (Damerau-Levenshtein); NULL if none is.
+ */
+const char *conf_suggest(struct span word, const char *const *words);
 
 /* INI text of the effective values; WITH_ORIGIN adds `; file:line`. */
 void conf_dump(const struct conf *c, bool with_origin, struct text *out);

@@ -1,0 +1,6 @@
+unit(reader USES conf policy spiffe)
+unit(conf USES conf policy spiffe)
+unit(conf_dump USES conf policy spiffe)
+unit(suggest USES conf policy spiffe)
+unit(endpoint USES conf policy spiffe)
+fuzz(conf USES conf policy spiffe)
