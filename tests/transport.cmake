@@ -1,0 +1,1 @@
+unit(transport_tls USES transport tls stream spiffe issuer EXT ssl crypto)
