@@ -286,10 +286,9 @@ parse_metrics(struct span value, struct addr *a, struct why *why)
 		*a = parsed;
 		return true;
 	}
-	if (addr_parse(value, &parsed, why) != FAULT_NONE)
-		return false;
-	if (!addr_is_loopback(&parsed)) {
-		(void)fail(why, FAULT_CONF, "not on loopback TCP");
+	if (addr_parse(value, &parsed, NULL) != FAULT_NONE ||
+	    !addr_is_loopback(&parsed)) {
+		(void)fail(why, FAULT_CONF, "write 127.0.0.1:PORT or off");
 		return false;
 	}
 	*a = parsed;

@@ -1,0 +1,1 @@
+unit(cli USES cli conf policy spiffe)
