@@ -4,3 +4,10 @@ unit(conf_dump USES conf policy spiffe)
 unit(suggest USES conf policy spiffe)
 unit(endpoint USES conf policy spiffe)
 fuzz(conf USES conf policy spiffe)
+
+# Generated pages, and the check that they are fresh.
+add_executable(conf_gen style/conf_gen.c)
+target_link_libraries(conf_gen PRIVATE conf policy spiffe base)
+add_test(NAME style_docs_match_tables
+	COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/docs-match-tables.sh
+		$<TARGET_FILE:conf_gen> ${CMAKE_SOURCE_DIR})
