@@ -1,5 +1,7 @@
 #include "ca.h"
 
+#include "clock.h"
+
 #include <openssl/asn1.h>
 #include <openssl/bn.h>
 #include <openssl/conf.h>
@@ -11,7 +13,6 @@
 #include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define BACKDATE_S    10
 #define CA_LIFE_S     (24 * 3600)
@@ -154,7 +155,7 @@ set_subject(X509 *cert, const struct ca_cert_options *o, const char *cn)
 static bool
 set_times(X509 *cert, const struct ca_cert_options *o, int64_t life_s)
 {
-	time_t now = time(NULL);
+	time_t now = clock_wall_s();
 	time_t from = o->not_before == 0 ? now - BACKDATE_S : o->not_before;
 	time_t to = o->not_after == 0 ? now + life_s : o->not_after;
 
@@ -638,9 +639,9 @@ set_crl_times(X509_CRL *crl, const struct ca_crl_options *o)
 	if (ok && o->year_1)
 		ok = ASN1_GENERALIZEDTIME_set_string(t, "00010101000000Z") == 1;
 	else if (ok)
-		ok = ASN1_TIME_set(t,
-		         o->this_update == 0 ? time(NULL) : o->this_update) !=
-		     NULL;
+		ok = ASN1_TIME_set(t, o->this_update == 0
+		                          ? clock_wall_s()
+		                          : o->this_update) != NULL;
 	ok = ok && X509_CRL_set1_lastUpdate(crl, t) == 1;
 	if (ok && o->next_update != 0)
 		ok = ASN1_TIME_set(t, o->next_update) != NULL &&

@@ -109,7 +109,8 @@ struct bundle;
 
 /* The authorities of one trust domain as a source delivers them. */
 struct bundle_raw {
-	struct span trust_domain; /* name or trust-domain SPIFFE ID */
+	/* Name or trust-domain SPIFFE ID. Beside an SVID it may be empty. */
+	struct span trust_domain;
 	struct span authorities;  /* DER certificates back to back */
 };
 
@@ -137,7 +138,7 @@ struct identity_raw {
 	size_t n_federated;
 	const struct span *crls; /* DER CertificateList each */
 	size_t n_crls;
-	bool is_dev; /* not used by sources of real agents */
+	bool is_dev; /* the source is for development: svid_is_dev() */
 };
 
 /*

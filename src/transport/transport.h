@@ -80,8 +80,10 @@ struct transport_ops {
 	const char *name;
 
 	/*
-	 * FD is borrowed and stays the owner's to close. JUDGE is called from
-	 * within the handshake and must outlive the link. NULL: no memory.
+	 * FD is borrowed and stays the owner's to close, and its SO_LINGER the
+	 * owner's to arm and disarm; a stream's abort() arms it too. JUDGE is
+	 * called from within the handshake and must outlive the link, as the
+	 * strings of CONF. NULL: no memory.
 	 */
 	struct mesh_link *(*accept)(
 	    int fd, const struct link_conf *conf, struct link_judge *judge);

@@ -1,3 +1,4 @@
+#include "key_memory_int.h"
 #include "made.h"
 
 #include <openssl/bn.h>
@@ -9,7 +10,6 @@
 
 #define HEAP 65536
 
-/* In a run under a sanitizer the allocator underneath poisons freed memory. */
 static int
 setup(void **state)
 {
@@ -64,12 +64,88 @@ test_key_memory_alloc_beyond_the_heap_is_null(void **state)
 	assert_null(key_memory_alloc(2 * HEAP));
 }
 
+/* How often the 32 bytes of SECRET, each XOR 0x5a, lie in the plain heap. */
+static int
+copies_in_heap(const uint8_t masked[32])
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	int copies = 0;
+	char line[512];
+
+	while (fgets(line, sizeof(line), maps) != NULL) {
+		unsigned long from;
+		unsigned long to;
+
+		if (strstr(line, "[heap]") == NULL ||
+		    sscanf(line, "%lx-%lx", &from, &to) != 2)
+			continue;
+		for (const uint8_t *at = (const uint8_t *)from;
+		     at + 32 <= (const uint8_t *)to; at++) {
+			size_t same = 0;
+
+			while (same < 32 && (at[same] ^ 0x5a) == masked[same])
+				same++;
+			copies += same == 32 ? 1 : 0;
+		}
+	}
+	fclose(maps);
+	return copies;
+}
+
+static void
+mask_scalar(EVP_PKEY *key, uint8_t masked_r[32])
+{
+	BIGNUM *scalar = NULL;
+
+	assert_int_equal(
+	    EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_PRIV_KEY, &scalar), 1);
+	assert_int_equal(BN_bn2binpad(scalar, masked_r, 32), 32);
+	for (size_t i = 0; i < 32; i++)
+		masked_r[i] ^= 0x5a;
+	BN_clear_free(scalar);
+}
+
+/* A copy in freed memory would reach a core dump or the swap. */
+static void
+test_key_memory_decoding_leaves_no_copy_behind(void **state)
+{
+	AUTO(ca_free) struct ca *ca = made_ca(NULL, NULL);
+	struct ca_svid *made;
+	struct svid_raw raw;
+	struct svid *s = NULL;
+	uint8_t masked[32];
+	uint8_t *chain;
+	uint8_t *key;
+
+	(void)state;
+	key_memory_wipe_freed(true);
+	made = made_svid_of(ca, "spiffe://a.test/x");
+	mask_scalar(ca_svid_key(made), masked);
+	raw = made_raw(made, "spiffe://a.test/x");
+	chain = malloc(raw.chain.len);
+	memcpy(chain, raw.chain.data, raw.chain.len);
+	key = key_memory_alloc(raw.key.len);
+	memcpy(key, raw.key.data, raw.key.len);
+	raw.chain.data = chain;
+	raw.key.data = key;
+	ca_svid_free(&made);
+	key_memory_wipe_freed(false);
+	assert_int_equal(copies_in_heap(masked), 0);
+
+	assert_int_equal(svid_parse(&raw, &s, NULL), FAULT_NONE);
+	key_memory_free(key, raw.key.len);
+	assert_int_equal(copies_in_heap(masked), 0);
+	svid_free(&s);
+	free(chain);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_key_memory_second_init_is_refused),
 	    cmocka_unit_test(test_key_memory_holds_the_key_of_an_svid),
+	    cmocka_unit_test(test_key_memory_decoding_leaves_no_copy_behind),
 	    cmocka_unit_test(test_key_memory_alloc_beyond_the_heap_is_null),
 	};
 

@@ -740,6 +740,59 @@ test_link_tls12_only_where_it_is_allowed(void **state)
 	end_fini(&server);
 }
 
+/* An alert that found the socket full must still arrive, and before the end. */
+static void
+test_link_alert_waits_for_room_in_the_socket(void **state)
+{
+	AUTO(ca_svid_free) struct ca_svid *svid = made_svid_of(root, CLIENT_ID);
+	static const char junk[4096];
+	struct end server;
+	size_t filled = 0;
+	struct raw r;
+	ssize_t n;
+	int fds[2];
+
+	(void)state;
+	wall_shift_s = 7200; /* fenced: the alert is the first that we send */
+	/* A unix pair: how much TCP takes depends on its timers. */
+	assert_int_equal(
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	end_init(&server, fds[1], server_env);
+	server.link =
+	    transport_tls()->accept(fds[1], &server.conf, &server.judge);
+	raw_init(&r, fds[0], svid, TLS1_3_VERSION);
+	SSL_set0_rbio(r.ssl, BIO_new(BIO_s_null()));
+	(void)raw_step(&r);
+	tell_ready(&server, 1000);
+	while ((n = send(fds[1], junk, sizeof(junk), MSG_NOSIGNAL)) > 0)
+		filled += (size_t)n;
+	while ((n = send(fds[1], junk, 1, MSG_NOSIGNAL)) > 0)
+		filled += (size_t)n;
+	transport_tls()->ready(server.link, true, true);
+	assert_int_equal(transport_tls()->step(server.link, true), LINK_WAIT);
+	assert_int_equal(transport_tls()->failure(server.link)->kind, LINK_OK);
+	while (filled > 0) {
+		char sink[4096];
+
+		n = read(fds[0], sink,
+		    filled < sizeof(sink) ? filled : sizeof(sink));
+		filled -= n > 0 ? (size_t)n : 0;
+	}
+	for (int i = 0; i < 100000 && !is_settled(&server); i++)
+		(void)advance(&server);
+	assert_int_equal(failure_of(&server)->reason, DENY_NO_IDENTITY);
+	(void)poll(&(struct pollfd){.fd = fds[0], .events = POLLIN}, 1, 1000);
+	{
+		uint8_t record[7] = {0};
+
+		assert_int_equal(read(fds[0], record, 7), 7);
+		assert_int_equal(record[0], SSL3_RT_ALERT);
+		assert_int_equal(record[6], SSL_AD_INTERNAL_ERROR);
+	}
+	raw_fini(&r);
+	end_fini(&server);
+}
+
 /* Slow networks cut anywhere: every byte may be the last for now. */
 static void
 test_link_handshake_byte_by_byte(void **state)
@@ -1259,6 +1312,8 @@ main(void)
 	        test_row_065_link_resumption_is_impossible, setup, teardown),
 	    cmocka_unit_test_setup_teardown(
 	        test_link_tls12_only_where_it_is_allowed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(
+	        test_link_alert_waits_for_room_in_the_socket, setup, teardown),
 	    cmocka_unit_test_setup_teardown(
 	        test_link_handshake_byte_by_byte, setup, teardown),
 	    cmocka_unit_test_setup_teardown(
