@@ -20,7 +20,6 @@ enum link_state {
 struct mesh_link {
 	struct tls_stream tls;
 	enum link_state state;
-	struct link_judge *judge;
 	struct link_failure failure;
 };
 
@@ -50,7 +49,6 @@ new_link(int fd, const struct link_conf *conf, struct link_judge *judge,
 
 	if (l == NULL)
 		return NULL;
-	l->judge = judge;
 	tls_stream_init(&l->tls, fd, &tls);
 	return l;
 }
