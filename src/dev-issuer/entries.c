@@ -406,9 +406,9 @@ add_domain(struct text *out, const struct place *p, const struct domain *d,
 	AUTO(text_fini) struct text value;
 	bool own = is_own(p, d);
 
+	text_init(&value);
 	if (own ? !with_own : !d->federated)
 		return;
-	text_init(&value);
 	add_bundle(&value, d, p->reversed);
 	add_pair(out, number, d->name, &value);
 }
@@ -435,11 +435,11 @@ add_filler(struct text *out, const struct place *p)
 	struct span cert;
 	char name[32];
 
+	text_init(&value);
 	if (p->filler == 0 || list_is_empty(&p->issuer->domains))
 		return;
 	cert = ca_certificate(
 	    CONTAINER_OF(p->issuer->domains.next, struct domain, node)->root);
-	text_init(&value);
 	while (value.len < p->filler / FILLERS)
 		text_add_span(&value, cert);
 	for (unsigned int i = 0; i < FILLERS; i++) {

@@ -192,6 +192,18 @@ status(struct place *p, const char *argument, struct why *why)
 }
 
 static enum fault
+refuse(struct place *p, const char *argument, struct why *why)
+{
+	unsigned long long n;
+
+	if (number_of(argument, 99, &n, why) != FAULT_NONE)
+		return FAULT_CONF;
+	p->mood = MOOD_STATUS;
+	p->status = (unsigned int)n;
+	return FAULT_NONE;
+}
+
+static enum fault
 deny(struct place *p, const char *argument, struct why *why)
 {
 	(void)argument;
@@ -398,6 +410,8 @@ static const struct command {
     {"cut", NULL, "close every connection", cut},
     {"end", "CODE", "end every stream with a gRPC status", end},
     {"status", "CODE", "the same, and answer so until serve", status},
+    {"refuse", "CODE", "answer so to new streams, silence on the others",
+        refuse},
     {"deny", NULL, "status 7, PermissionDenied", deny},
     {"hang", NULL, "answer nothing until serve", hang},
     {"serve", NULL, "the end of status, deny and hang", serve},
@@ -413,7 +427,7 @@ issuer_commands(void)
 	       "federate DOMAIN, unfederate DOMAIN, reverse, "
 	       "crl on|off|revoke, resend,\n"
 	       "freeze, thaw, big BYTES, empty, malformed, garbage, cut,\n"
-	       "end CODE, status CODE, deny, hang, serve, quit";
+	       "end CODE, status CODE, refuse CODE, deny, hang, serve, quit";
 }
 
 static const struct command *

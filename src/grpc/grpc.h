@@ -68,7 +68,10 @@ void grpc_feed(struct grpc_call *c, size_t len);
 /* The connection ended, or broke with TEXT. */
 void grpc_feed_end(struct grpc_call *c, const char *text);
 
-/* Bytes for the server, borrowed until grpc_sent(); empty: none now. */
+/*
+ * Bytes for the server, borrowed until grpc_sent(); empty: none now, and maybe
+ * the call has ended with them: ask grpc_ended().
+ */
 struct span grpc_output(struct grpc_call *c);
 void grpc_sent(struct grpc_call *c, size_t len);
 

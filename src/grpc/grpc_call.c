@@ -365,6 +365,15 @@ grpc_room(struct grpc_call *c, size_t *len_r)
 	return c->room.data;
 }
 
+/* After a protocol error nghttp2 says GOAWAY and wants nothing any more. */
+static void
+end_with_session(struct grpc_call *c)
+{
+	if (!nghttp2_session_want_read(c->session) &&
+	    !nghttp2_session_want_write(c->session))
+		end_call(c, GRPC_UNAVAILABLE, "the HTTP/2 session ended");
+}
+
 void
 grpc_feed(struct grpc_call *c, size_t len)
 {
@@ -406,8 +415,10 @@ grpc_output(struct grpc_call *c)
 	if (n < 0)
 		end_call(
 		    c, GRPC_INTERNAL, "HTTP/2: %s", nghttp2_strerror((int)n));
-	if (n > 0)
+	else if (n > 0)
 		c->output = span_of(data, (size_t)n);
+	else
+		end_with_session(c);
 	return c->output;
 }
 

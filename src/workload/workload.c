@@ -56,8 +56,7 @@ struct workload {
 	struct backoff backoff;
 
 	bool stopped;
-	dev_t stopped_dev;
-	ino_t stopped_ino;
+	struct stat stopped_at; /* the socket that answered so */
 
 	int64_t svid_end_ms;
 	int64_t reopen_left_ms; /* what the SVID had left at its first one */
@@ -139,19 +138,23 @@ socket_path(const struct workload *w)
 static void
 stop_asking(struct workload *w, const struct why *why)
 {
-	struct stat st = {0};
-
 	w->stopped = true;
 	w->status.state = SOURCE_STOPPED;
-	w->stopped_dev = 0;
-	w->stopped_ino = 0;
-	if (w->endpoint.is_unix && stat(socket_path(w), &st) == 0) {
-		w->stopped_dev = st.st_dev;
-		w->stopped_ino = st.st_ino;
-	}
-	if (w->endpoint.is_unix)
+	memset(&w->stopped_at, 0, sizeof(w->stopped_at));
+	if (w->endpoint.is_unix) {
+		(void)stat(socket_path(w), &w->stopped_at);
 		start_timer(w, STOPPED_LOOK_MS);
+	}
 	tell_down(w, why, false);
+}
+
+/* A file system may give a number again at once: the change time tells. */
+static bool
+is_same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino &&
+	       a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
+	       a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
 static void
@@ -160,7 +163,7 @@ look_for_another_socket(struct workload *w)
 	struct stat st;
 
 	if (stat(socket_path(w), &st) != 0 ||
-	    (st.st_dev == w->stopped_dev && st.st_ino == w->stopped_ino)) {
+	    is_same_file(&st, &w->stopped_at)) {
 		start_timer(w, STOPPED_LOOK_MS);
 		return;
 	}
@@ -372,12 +375,13 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 		end = grpc_ended(l->call);
 	}
 	take_message(l);
+	if (grpc_ended(l->call) == NULL)
+		write_output(l); /* which may say good-bye */
 	end = grpc_ended(l->call);
 	if (end != NULL) {
 		on_call_ended(l, end);
 		return;
 	}
-	write_output(l);
 	/* GOAWAY: this stream runs on, the next one needs a connection. */
 	if (grpc_is_leaving(l->call) && l == w->main && w->second == NULL)
 		open_link(w, false);
@@ -439,6 +443,8 @@ on_writable(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	if (l->call != NULL) {
 		write_output(l);
+		if (grpc_ended(l->call) != NULL)
+			on_call_ended(l, grpc_ended(l->call));
 		return;
 	}
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
