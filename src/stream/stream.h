@@ -95,11 +95,18 @@ stream_abort(struct stream *s)
 
 /* ---- A plain stream: a TCP or unix descriptor ---- */
 
+/*
+ * Edge-triggered: `readable` is cleared by EAGAIN or by a short read, which
+ * proves that the socket was empty. HUP says that the peer's end (or error)
+ * was announced together with bytes: then a short read proves nothing, since
+ * no further edge comes for the end.
+ */
 struct stream_plain {
 	struct stream stream;
 	int fd; /* borrowed */
 	bool is_unix;
-	bool drained;  /* a short read proved the socket empty */
+	bool hup;
+	bool ended;    /* the clean end was read */
 	bool finished; /* FIN is out */
 };
 

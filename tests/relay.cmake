@@ -1,0 +1,1 @@
+sim(relay USES relay stream)
