@@ -76,7 +76,7 @@ anchors_new(const struct identity *id, OSSL_LIB_CTX *libctx,
     struct anchors **anchors_r, struct why *why)
 {
 	AUTO(anchors_free) struct anchors *a = calloc(1, sizeof(*a));
-	size_t n = identity_bundle_count(id);
+	size_t n = id == NULL ? 0 : identity_bundle_count(id);
 
 	if (a != NULL)
 		a->sets = calloc(n + 1, sizeof(*a->sets));
