@@ -7,6 +7,7 @@
  * and copy the answer. Main thread, before any other.
  */
 
+#include <stddef.h>
 #include <stdio.h>
 
 /* Exit codes, an interface. */
@@ -30,6 +31,12 @@ struct cli_env {
 	 * code of the answer, CLI_NO_DAEMON if there is none.
 	 */
 	int (*ask)(const char *path, const char *line, FILE *out, FILE *err);
+	/*
+	 * Serve until told to stop; an exit code. FILES are those of --config,
+	 * none: the usual ones. CONTROL and USER may be NULL.
+	 */
+	int (*run)(const char *const *files, size_t n_files,
+	    const char *control, const char *user);
 	/* "OpenSSL 3.0.0 ...", ended by NULL: for `version`. */
 	const char *const *libraries;
 };

@@ -75,6 +75,8 @@ int run_explain(const struct args *a);
 int run_explain_error(const struct args *a);
 int run_dump(const struct args *a);
 int run_online(const struct args *a);
+int run_status(const struct args *a);
+int run_run(const struct args *a);
 int run_completion(const struct args *a);
 int run_version(const struct args *a);
 

@@ -1,6 +1,7 @@
 #include "cli_int.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "json.h"
 #include "reasons.h"
@@ -110,6 +111,39 @@ run_online(const struct args *a)
 	    __builtin_popcount(a->set & chosen) != 1)
 		return usage(a, "name one of --peer, --service and --conn");
 	return ask_daemon(a, chosen);
+}
+
+/* ---- status ---- */
+
+/* Like top on a terminal, one after another when piped. */
+int
+run_status(const struct args *a)
+{
+	bool terminal = isatty(fileno(a->env->out)) == 1;
+	int rc;
+
+	if ((a->set & OPT_WATCH) == 0)
+		return ask_daemon(a, 0);
+	for (;;) {
+		if (terminal)
+			fputs("\033[H\033[2J", a->env->out);
+		rc = ask_daemon(a, 0);
+		if (rc == CLI_NO_DAEMON || rc == CLI_USAGE)
+			return rc;
+		/* A reader that went away ends the watch. */
+		if (fflush(a->env->out) != 0)
+			return CLI_DONE;
+		(void)sleep(1);
+	}
+}
+
+/* ---- run ---- */
+
+int
+run_run(const struct args *a)
+{
+	return a->env->run(a->config, a->n_config, a->value[OPTION_CONTROL],
+	    a->value[OPTION_USER]);
 }
 
 /* ---- dump ---- */

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "clock.h"
+#include "explain.h"
 #include "json.h"
 #include "spiffe.h"
 
@@ -564,10 +565,10 @@ verb_identity(struct admin_client *c)
 void
 verb_dump(struct admin_client *c)
 {
-	bool origin = c->n_words == 3 && strcmp(c->words[2], "origin") == 0;
+	bool origin = c->n_words == 3 && strcmp(c->words[2], "--origin") == 0;
 
 	if (c->n_words > 2 && !origin) {
-		text_add(&c->out, "dump takes no word but origin\n");
+		text_add(&c->out, "dump takes no word but --origin\n");
 		admin_done(c, USAGE);
 		return;
 	}
@@ -594,7 +595,7 @@ verb_reload(struct admin_client *c)
 
 /* ---- connections, close ---- */
 
-/* `service NAME`, `peer ID`, `conn HEX`, each at most once. */
+/* `--service NAME`, `--peer ID`, `--conn HEX`. */
 struct filter {
 	const char *service;
 	const char *peer;
@@ -610,11 +611,11 @@ parse_filter(struct admin_client *c, struct filter *f)
 		char *end = NULL;
 
 		f->any = true;
-		if (strcmp(c->words[i], "service") == 0)
+		if (strcmp(c->words[i], "--service") == 0)
 			f->service = c->words[i + 1];
-		else if (strcmp(c->words[i], "peer") == 0)
+		else if (strcmp(c->words[i], "--peer") == 0)
 			f->peer = c->words[i + 1];
-		else if (strcmp(c->words[i], "conn") == 0)
+		else if (strcmp(c->words[i], "--conn") == 0)
 			f->conn_id = strtoull(c->words[i + 1], &end, 16);
 		else
 			return false;
@@ -762,7 +763,7 @@ verb_connections(struct admin_client *c)
 
 	if (!parse_filter(c, &f)) {
 		text_add(&c->out,
-		    "connections [service NAME] [peer ID] [conn HEX]\n");
+		    "connections [--service NAME] [--peer ID] [--conn HEX]\n");
 		admin_done(c, USAGE);
 		return;
 	}
@@ -823,8 +824,8 @@ verb_close(struct admin_client *c)
 	struct filter f;
 
 	if (!parse_filter(c, &f) || !f.any) {
-		text_add(&c->out,
-		    "close needs one of: service NAME, peer ID, conn HEX\n");
+		text_add(
+		    &c->out, "close needs one of --service, --peer, --conn\n");
 		admin_done(c, USAGE);
 		return;
 	}
@@ -832,8 +833,45 @@ verb_close(struct admin_client *c)
 	post_all(c, make_kill, &f);
 }
 
+/* ---- explain ---- */
+
+static bool
+parse_explain(struct admin_client *c, struct explain_request *r)
+{
+	size_t i = 4;
+
+	*r = (struct explain_request){.direction = OUTBOUND};
+	if (c->n_words < 4)
+		return false;
+	r->service = c->words[3];
+	if (strcmp(c->words[2], "inbound") == 0) {
+		r->direction = INBOUND;
+		r->peer = c->n_words == 5 ? c->words[4] : NULL;
+		return r->peer != NULL;
+	}
+	for (; i + 1 < c->n_words; i += 2) {
+		if (strcmp(c->words[i], "--uid") == 0)
+			r->uid = c->words[i + 1];
+		else if (strcmp(c->words[i], "--peer") == 0)
+			r->peer = c->words[i + 1];
+		else
+			return false;
+	}
+	return strcmp(c->words[2], "outbound") == 0 && i == c->n_words &&
+	       (r->uid != NULL || r->peer != NULL);
+}
+
 void
 verb_explain(struct admin_client *c)
 {
-	(void)c;
+	struct explain_request r;
+
+	if (!parse_explain(c, &r)) {
+		text_add(&c->out,
+		    "explain inbound NAME ID, or outbound NAME --uid N "
+		    "--peer ID\n");
+		admin_done(c, USAGE);
+		return;
+	}
+	admin_done(c, explain(c->control->conf, &r, c->json, &c->out));
 }

@@ -2,10 +2,39 @@
  * postern: the daemon and its command line, one binary.
  */
 
+#include <stddef.h>
+
 #include "cli.h"
+#include "control.h"
+#include "spiffe.h"
+#include "worker.h"
+
+static int
+run(const char *const *files, size_t n_files, const char *control,
+    const char *user)
+{
+	const struct control_args args = {
+	    .files = files,
+	    .n_files = n_files,
+	    .control_path = control,
+	    .user = user,
+	};
+
+	return control_run(&args);
+}
 
 int
 main(int argc, char **argv)
 {
-	return cli_main(argc, argv);
+	const char *const libraries[] = {
+	    spiffe_library_version(), worker_library_version(), NULL};
+	const struct cli_env env = {
+	    .out = stdout,
+	    .err = stderr,
+	    .ask = control_ask,
+	    .run = run,
+	    .libraries = libraries,
+	};
+
+	return cli_main(argc, argv, &env);
 }
