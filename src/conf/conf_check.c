@@ -107,14 +107,16 @@ check_outbound_listens(struct builder *b, const struct service *s)
 
 	for (size_t i = 0; i < s->n_listens; i++) {
 		const struct addr *a = &s->listens[i].addr;
-		struct place at = place_of_origin(b, &s->listens[i].origin);
+		struct place at;
 
 		v4 |= addr_family(a) == AF_INET;
 		v6 |= addr_family(a) == AF_INET6;
-		if (is_offhost(a))
-			diag_add(b->d, "C116", &at,
-			    "listen on 127.0.0.1, [::1] or unix:PATH",
-			    "plaintext would be taken from other hosts");
+		if (!is_offhost(a))
+			continue;
+		at = place_of_origin(b, &s->listens[i].origin);
+		diag_add(b->d, "C116", &at,
+		    "listen on 127.0.0.1, [::1] or unix:PATH",
+		    "plaintext would be taken from other hosts");
 	}
 	if (v4 != v6) {
 		struct place at = place_of_origin(b, &s->listens[0].origin);
@@ -208,19 +210,26 @@ domain_of(const struct rule *rule)
 	return span_of(s, strcspn(s, "/"));
 }
 
+/* Places are looked up only for what is found: rules may be many. */
 static void
-check_rule(struct builder *b, const struct rule *rule, bool is_deny)
+warn_rule(struct builder *b, const struct rule *rule, const char *code,
+    const char *sentence)
 {
 	struct place at = place_of_rule(b, rule);
 
+	diag_add(b->d, code, &at, NULL, "'%s' %s", rule->text, sentence);
+}
+
+static void
+check_rule(struct builder *b, const struct rule *rule, bool is_deny)
+{
 	if (rule->kind == RULE_NONE)
 		return;
 	if (!is_deny && is_whole_domain(rule))
-		diag_add(b->d, "C204", &at, NULL,
-		    "'%s' allows a whole trust domain", rule->text);
+		warn_rule(b, rule, "C204", "allows a whole trust domain");
 	if (has_empty_label(domain_of(rule)))
-		diag_add(b->d, "C213", &at, NULL,
-		    "no peer written in Go can have this trust domain");
+		warn_rule(b, rule, "C213",
+		    "has a trust domain that no peer written in Go can have");
 }
 
 static void
@@ -355,17 +364,12 @@ check_section_rules(struct builder *b, const struct section_info *info)
 		check_rule(b, info->deny.rules[i], true);
 	if (info->kind != SECTION_O)
 		return;
-	for (size_t i = 0; i < info->allow.n; i++) {
-		const struct rule *rule = info->allow.rules[i];
-		struct place at = place_of_rule(b, rule);
-
-		if (rule->kind == RULE_PATTERN ||
-		    rule->kind == RULE_TRUST_DOMAIN)
-			diag_add(b->d, "C205", &at, NULL,
-			    "'%s' is not one ID: whoever fits could pose as "
-			    "the server",
-			    rule->text);
-	}
+	for (size_t i = 0; i < info->allow.n; i++)
+		if (info->allow.rules[i]->kind == RULE_PATTERN ||
+		    info->allow.rules[i]->kind == RULE_TRUST_DOMAIN)
+			warn_rule(b, info->allow.rules[i], "C205",
+			    "is not one ID: whoever fits could pose as the "
+			    "server");
 }
 
 /* ---- One service ---- */
@@ -434,43 +438,50 @@ listens_clash(const struct conf_listen *a, const struct conf_listen *b)
 	return addresses_clash(&a->addr, &b->addr);
 }
 
+/* A listener of S before number END that clashes with L; NULL if none. */
 static const struct conf_listen *
-nth_listen(const struct conf *c, size_t n, const struct service **s_r)
+clashing_listen(
+    const struct service *s, size_t end, const struct conf_listen *l)
 {
-	for (size_t i = 0; i < c->n_services; i++) {
-		*s_r = &c->services[i];
-		if (n < c->services[i].n_listens)
-			return &c->services[i].listens[n];
-		n -= c->services[i].n_listens;
-	}
+	for (size_t i = 0; i < end; i++)
+		if (listens_clash(&s->listens[i], l))
+			return &s->listens[i];
 	return NULL;
+}
+
+static void
+check_one_listen(struct builder *b, const struct service *s, size_t n)
+{
+	const struct conf *c = &b->o->conf;
+	const struct conf_listen *l = &s->listens[n];
+	const struct conf_listen *other = NULL;
+	size_t i = 0;
+	struct place at;
+
+	for (; i <= s->index && other == NULL; i++)
+		other = clashing_listen(&c->services[i],
+		    i == s->index ? n : c->services[i].n_listens, l);
+	if (other != NULL) {
+		at = place_of_origin(b, &l->origin);
+		diag_add(b->d, "C131", &at, NULL,
+		    "already used by '%s' at %s:%u", c->services[i - 1].name,
+		    other->origin.file, other->origin.line);
+	}
+	if (addresses_clash(&l->addr, &c->global.metrics)) {
+		at = place_of_origin(b, &l->origin);
+		diag_add(b->d, "C131", &at, NULL,
+		    "'metrics' has this address already");
+	}
 }
 
 static void
 check_listen_twice(struct builder *b)
 {
 	const struct conf *c = &b->o->conf;
-	const struct service *s = NULL;
-	const struct service *t = NULL;
-	const struct conf_listen *l;
-	const struct conf_listen *m;
 
-	for (size_t i = 0; (l = nth_listen(c, i, &s)) != NULL; i++) {
-		struct place at = place_of_origin(b, &l->origin);
-
-		if (addresses_clash(&l->addr, &c->global.metrics))
-			diag_add(b->d, "C131", &at, NULL,
-			    "'metrics' has this address already");
-		for (size_t j = 0; j < i; j++) {
-			m = nth_listen(c, j, &t);
-			if (!listens_clash(l, m))
-				continue;
-			diag_add(b->d, "C131", &at, NULL,
-			    "already used by '%s' at %s:%u", t->name,
-			    m->origin.file, m->origin.line);
-			break;
-		}
-	}
+	for (size_t i = 0; i < c->n_services; i++)
+		for (size_t n = 0; n < c->services[i].n_listens; n++)
+			check_one_listen(b, &c->services[i], n);
 }
 
 static bool
