@@ -43,6 +43,12 @@ struct place place_of_rule(const struct builder *b, const struct rule *rule);
 /* Row number of a key in this section. */
 size_t row_index(enum section_kind section, const char *key);
 
+/* The code for a rule or an ID that does not parse. */
+const char *rule_error_code(enum rule_error e, enum spiffe_id_error id_error);
+/* One allow, deny or expect line into its list of INFO. */
+void add_rule(struct builder *b, struct section_info *info,
+    const struct raw_entry *e, const struct key_row *row);
+
 /* Lookups in the name service. */
 bool user_id(const char *name, uid_t *uid_r);
 bool group_id(const char *name, gid_t *gid_r);
