@@ -8,3 +8,9 @@ unit(workload USES workload source spiffe EXT event_core)
 target_compile_definitions(unit_workload
 	PRIVATE DEV_ISSUER="$<TARGET_FILE:postern-dev-issuer>")
 add_dependencies(unit_workload postern-dev-issuer)
+
+unit(dev_issuer)
+target_compile_definitions(unit_dev_issuer
+	PRIVATE DEV_ISSUER="$<TARGET_FILE:postern-dev-issuer>"
+	MANUAL="${CMAKE_SOURCE_DIR}/man/postern-dev-issuer.1")
+add_dependencies(unit_dev_issuer postern-dev-issuer)

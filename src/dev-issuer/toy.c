@@ -137,6 +137,11 @@ answer_upload(int fd, const struct request *r)
 	unsigned long long got = r->len - r->body_from;
 	char block[16384], text[64];
 
+	if (strcasestr(r->head, "\r\nTransfer-Encoding:") != NULL) {
+		/* HTTP/1.0 knows no chunks. */
+		answer_text(fd, "411 Length Required", "say the length\n");
+		return;
+	}
 	if (strcasestr(r->head, "\r\nExpect: 100-continue") != NULL)
 		(void)send_all(fd, "HTTP/1.1 100 Continue\r\n\r\n", 25);
 	while (got < want) {
