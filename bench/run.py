@@ -106,7 +106,7 @@ log_sample = 1/1000000
 def haproxy(e, _build, plain, mesh, sink):
     common = """global
   nbthread 1
-  maxconn 60000
+  maxconn 9000
   ssl-default-bind-ciphersuites %s
   ssl-default-server-ciphersuites %s
   ssl-default-bind-curves %s
@@ -119,7 +119,7 @@ defaults
   timeout connect 5s
   timeout client 1h
   timeout server 1h
-  maxconn 60000
+  maxconn 9000
 """ % (SUITE, SUITE, GROUP)
     out = write(os.path.join(e.folder, "ha-out.cfg"), common + """listen b
   bind 127.0.0.1:%d
@@ -130,7 +130,7 @@ defaults
   tcp-request content reject unless { ssl_c_used }
   server s 127.0.0.1:%d
 """ % (mesh, e.server_pem, e.ca, sink))
-    return [["haproxy", "-db", "-q", "-f", out], ["haproxy", "-db", "-q", "-f", inn]]
+    return [["haproxy", "-db", "-f", out], ["haproxy", "-db", "-f", inn]]
 
 
 def nginx(e, _build, plain, mesh, sink):
@@ -138,7 +138,7 @@ def nginx(e, _build, plain, mesh, sink):
     common = """load_module %s;
 daemon off; master_process off; worker_processes 1;
 pid %%s; error_log stderr crit; user root;
-events { worker_connections 60000; }
+events { worker_connections 18000; }
 stream { access_log off;
 """ % module
     out = write(os.path.join(e.folder, "ng-out.conf"),
@@ -238,6 +238,19 @@ PRODUCTS = {"postern": postern, "haproxy": haproxy, "nginx": nginx,
             "envoy": envoy}
 
 
+# ---- Pinning: proxies on the last core, generator and sink on the first ----
+
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def on_first():
+    os.sched_setaffinity(0, {CORES[0]})
+
+
+def on_last():
+    os.sched_setaffinity(0, {CORES[-1]})
+
+
 # ---- Measuring -------------------------------------------------------------
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -269,19 +282,24 @@ class Running:
 
     def __init__(self, name, estate, build, sink):
         self.name = name
+        self.folder = estate.folder
         self.plain, mesh = free_port(), free_port()
         self.processes = [
-            subprocess.Popen(c, stderr=open(os.path.join(
-                estate.folder, "%s-%d.log" % (name, i)), "wb"),
-                             stdout=subprocess.DEVNULL)
+            subprocess.Popen(c, stderr=open(self.log_of(i), "wb"),
+                             stdout=subprocess.DEVNULL, preexec_fn=on_last)
             for i, c in enumerate(PRODUCTS[name](
                 estate, build, self.plain, mesh, sink))]
         wait_for(self._works, "%s relays a byte" % name, 30)
 
+    def log_of(self, i):
+        return os.path.join(self.folder, "%s-%d.log" % (self.name, i))
+
     def _works(self):
         for p in self.processes:
             if p.poll() is not None:
-                raise SystemExit("%s ended at once" % self.name)
+                log = open(self.log_of(self.processes.index(p)),
+                           encoding="utf-8", errors="replace").read()
+                raise SystemExit("%s ended at once:\n%s" % (self.name, log))
         try:
             with socket.create_connection(("127.0.0.1", self.plain), 2) as s:
                 s.settimeout(2)
@@ -322,7 +340,8 @@ def round_of(load, running, work, args):
     done = subprocess.run(
         [load, *[w.format(port=running.plain, bulk=args.bulk, echo=args.echo,
                           conn=args.conn) for w in work[1]]],
-        capture_output=True, text=True, check=False, timeout=600)
+        capture_output=True, text=True, check=False, timeout=600,
+        preexec_fn=on_first)
     if done.returncode != 0:
         return None
     time.sleep(0.05)  # the proxies finish closing; their time is counted
@@ -337,7 +356,8 @@ def round_of(load, running, work, args):
 def idle_of(load, running, count):
     before = running.memory()
     p = subprocess.Popen([load, "idle", str(running.plain), str(count)],
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         preexec_fn=on_first)
     p.stdout.readline()
     time.sleep(1.5)  # allocators give back what they will
     after = running.memory()
@@ -364,7 +384,8 @@ def main():
         os.chown(folder, 65111, 65111)
     estate = Estate(folder)
     sink_port = free_port()
-    sink = subprocess.Popen([load, "sink", str(sink_port)])
+    sink = subprocess.Popen([load, "sink", str(sink_port)],
+                            preexec_fn=on_first)
     names = args.products.split(",")
     results = {}
     running = {}
