@@ -18,6 +18,12 @@ clock_wall_s(void)
 }
 
 int64_t
+clock_wall_coarse_s(void)
+{
+	return read_ns(CLOCK_REALTIME_COARSE) / 1000000000;
+}
+
+int64_t
 clock_wall_ms(void)
 {
 	return read_ns(CLOCK_REALTIME) / 1000000;

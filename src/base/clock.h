@@ -11,6 +11,8 @@
 
 /* Seconds since 1970, UTC: validity of certificates. */
 int64_t clock_wall_s(void);
+/* The same, at most 4 ms old: for every turn of a worker. */
+int64_t clock_wall_coarse_s(void);
 /* Milliseconds since 1970, UTC: log lines. */
 int64_t clock_wall_ms(void);
 /* Milliseconds since boot, suspend included: timeouts, grace, back-off. */

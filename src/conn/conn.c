@@ -67,14 +67,14 @@ static void
 on_mesh_edge(evutil_socket_t fd, short what, void *arg)
 {
 	struct conn *c = arg;
+	bool hup = (what & EV_CLOSED) != 0;
 
 	(void)fd;
-	if (what & EV_CLOSED)
-		c->mesh_hup = true;
 	if (c->link != NULL)
-		c->transport->ready(c->link,
-		    (what & (EV_READ | EV_CLOSED)) != 0,
-		    (what & EV_WRITE) != 0);
+		c->transport->ready(c->link, hup || (what & EV_READ) != 0,
+		    (what & EV_WRITE) != 0, hup);
+	else
+		c->mesh_hup |= hup;
 	c->env->enqueue(c->env->owner, c);
 }
 
@@ -332,6 +332,8 @@ start_handshake(struct conn *c)
 		reset_both(c, CLOSE_ERROR);
 		return CONN_OVER;
 	}
+	if (c->mesh_hup)
+		c->transport->ready(c->link, true, false, true);
 	move_to(c, CONN_HANDSHAKE);
 	return CONN_WAIT;
 }
@@ -677,36 +679,12 @@ relay_over(struct conn *c, enum relay_state st)
 	return CONN_WAIT;
 }
 
-/*
- * An end that was announced together with bytes makes no edge of its own: as
- * long as the source is not seen to end, it is read again.
- */
-static bool
-read_behind_hup(struct conn *c)
-{
-	if (!c->mesh_hup || c->relay.to_plain.end != PUMP_OPEN ||
-	    c->relay.to_plain.spill != NULL)
-		return false;
-	c->mesh_hup = false;
-	c->transport->ready(c->link, true, false);
-	return true;
-}
-
 static enum conn_verdict
 step_relay(struct conn *c)
 {
 	uint64_t before = bytes_moved(c);
-	bool hup = c->mesh_hup;
 	enum relay_state st = relay_step(&c->relay, &c->env->scratch);
 
-	while (st == RELAY_WAIT && read_behind_hup(c)) {
-		uint64_t moved = bytes_moved(c);
-
-		st = relay_step(&c->relay, &c->env->scratch);
-		c->mesh_hup = bytes_moved(c) != moved;
-	}
-	if (st == RELAY_AGAIN)
-		c->mesh_hup = hup;
 	note_progress(c, before);
 	switch (st) {
 	case RELAY_WAIT:
@@ -854,10 +832,8 @@ recheck_errors(struct conn *c)
 
 	if (poll(p, 2, 0) <= 0)
 		return;
-	if (p[0].revents & (POLLERR | POLLHUP)) {
-		c->mesh_hup = true;
-		c->transport->ready(c->link, true, false);
-	}
+	if (p[0].revents & (POLLERR | POLLHUP))
+		c->transport->ready(c->link, true, false, true);
 	if (p[1].revents & (POLLERR | POLLHUP)) {
 		c->plain.hup = true;
 		c->plain.stream.readable = true;

@@ -171,7 +171,7 @@ struct conn {
 	struct event plain_event;
 	bool mesh_event_on;
 	bool plain_event_on;
-	bool mesh_hup; /* the end came along with bytes: see stream_plain.hup */
+	bool mesh_hup; /* an end was announced before there was a link */
 
 	const struct transport_ops *transport;
 	struct link_conf link_conf;

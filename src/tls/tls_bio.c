@@ -20,39 +20,6 @@ latch(struct tls_stream *t, int error)
 
 /* ---- Read ---- */
 
-/*
- * A short read empties the socket, but a FIN may lie behind the bytes and its
- * edge be spent. TCP_INQ tells: it counts an end as one.
- */
-static ssize_t
-receive(struct tls_wire *w, void *buf, size_t len, bool *is_empty_r)
-{
-	_Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-	struct iovec iov = {.iov_base = buf, .iov_len = len};
-	struct msghdr msg = {.msg_iov = &iov,
-	    .msg_iovlen = 1,
-	    .msg_control = w->tells_rest ? control : NULL,
-	    .msg_controllen = w->tells_rest ? sizeof(control) : 0};
-	ssize_t n;
-
-	do {
-		n = recvmsg(w->fd, &msg, 0);
-	} while (n < 0 && errno == EINTR);
-	*is_empty_r = false;
-	if (n <= 0 || !w->tells_rest)
-		return n;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c != NULL;
-	     c = CMSG_NXTHDR(&msg, c)) {
-		int rest;
-
-		if (c->cmsg_level != SOL_TCP || c->cmsg_type != TCP_CM_INQ)
-			continue;
-		memcpy(&rest, CMSG_DATA(c), sizeof(rest));
-		*is_empty_r = rest == 0;
-	}
-	return n;
-}
-
 /* `missing_close_notify = end`: libssl must not see the end, or it breaks. */
 static int
 end_of_input(struct tls_stream *t, BIO *bio)
@@ -68,7 +35,6 @@ static int
 bio_read(BIO *bio, char *buf, int len)
 {
 	struct tls_stream *t = BIO_get_data(bio);
-	bool is_empty;
 	ssize_t n;
 
 	BIO_clear_retry_flags(bio);
@@ -80,16 +46,21 @@ bio_read(BIO *bio, char *buf, int len)
 		BIO_set_retry_read(bio);
 		return -1;
 	}
-	n = receive(&t->wire, buf, (size_t)len, &is_empty);
+	do {
+		n = recv(t->wire.fd, buf, (size_t)len, 0);
+	} while (n < 0 && errno == EINTR);
 	if (n > 0) {
 		t->wire.in_bytes += (uint64_t)n;
-		t->stream.readable = !is_empty;
+		/* A short read emptied the socket: a system call is saved. */
+		if (n < len && !t->wire.hup)
+			t->stream.readable = false;
 		return (int)n;
 	}
 	if (n == 0)
 		return end_of_input(t, bio);
 	if (errno == EAGAIN || errno == EWOULDBLOCK) {
 		t->stream.readable = false;
+		t->wire.hup = false;
 		BIO_set_retry_read(bio);
 		return -1;
 	}
@@ -265,14 +236,9 @@ tls_bio_method_new(void)
 BIO *
 tls_bio_new(struct tls_stream *t)
 {
-	int on = 1;
 	BIO *bio = BIO_new(t->conf.env->bio_method);
 
-	if (bio == NULL)
-		return NULL;
-	BIO_set_data(bio, t);
-	/* Fails on what is not TCP: there a read ends with EAGAIN. */
-	t->wire.tells_rest =
-	    setsockopt(t->wire.fd, SOL_TCP, TCP_INQ, &on, sizeof(on)) == 0;
+	if (bio != NULL)
+		BIO_set_data(bio, t);
 	return bio;
 }

@@ -68,7 +68,7 @@ struct tls_wire {
 	int error;       /* first errno of any call, latched; 0: none */
 	bool more;       /* further plaintext follows in this turn */
 	bool is_corked;  /* the last send said so */
-	bool tells_rest; /* the kernel says what a read left behind */
+	bool hup;        /* an end was announced: see transport.h, ready() */
 	uint8_t *owed;   /* of a handshake: taken from libssl, not yet sent */
 	size_t owed_len;
 	uint64_t in_bytes;

@@ -91,8 +91,13 @@ struct transport_ops {
 	struct mesh_link *(*connect)(
 	    int fd, const struct link_conf *conf, struct link_judge *judge);
 
-	/* Tell the link what the descriptor became. */
-	void (*ready)(struct mesh_link *l, bool readable, bool writable);
+	/*
+	 * Tell the link what the descriptor became. HUP: the peer's end or an
+	 * error was announced, perhaps together with bytes; no further edge
+	 * comes for it, so that a short read proves nothing.
+	 */
+	void (*ready)(
+	    struct mesh_link *l, bool readable, bool writable, bool hup);
 	enum link_event (*step)(struct mesh_link *l, bool may_be_heavy);
 	struct peer *(*peer)(const struct mesh_link *l);
 	const struct link_failure *(*failure)(const struct mesh_link *l);

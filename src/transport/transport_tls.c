@@ -66,8 +66,9 @@ link_connect(int fd, const struct link_conf *conf, struct link_judge *judge)
 }
 
 static void
-link_ready(struct mesh_link *l, bool readable, bool writable)
+link_ready(struct mesh_link *l, bool readable, bool writable, bool hup)
 {
+	l->tls.wire.hup |= hup;
 	l->tls.stream.readable |= readable;
 	l->tls.stream.writable |= writable;
 }

@@ -492,7 +492,7 @@ worker_turn(struct worker *w)
 
 	(void)event_base_loop(w->base, flags);
 	w->env.now_ms = clock_boot_ms();
-	w->env.now_s = clock_wall_s();
+	w->env.now_s = clock_wall_coarse_s();
 	worker_take_mail(w);
 	run_ready(w);
 	run_heavy(w);

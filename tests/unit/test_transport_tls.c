@@ -231,12 +231,14 @@ make_pair(int fds[2])
 static void
 tell_ready(struct end *e, int timeout_ms)
 {
-	struct pollfd p = {.fd = e->fd, .events = POLLIN | POLLOUT};
+	struct pollfd p = {
+	    .fd = e->fd, .events = POLLIN | POLLOUT | POLLRDHUP};
 
 	(void)poll(&p, 1, timeout_ms);
 	transport_tls()->ready(e->link,
 	    (p.revents & (POLLIN | POLLHUP | POLLERR)) != 0,
-	    (p.revents & POLLOUT) != 0);
+	    (p.revents & POLLOUT) != 0,
+	    (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0);
 }
 
 static enum link_event
@@ -768,7 +770,7 @@ test_link_alert_waits_for_room_in_the_socket(void **state)
 		filled += (size_t)n;
 	while ((n = send(fds[1], junk, 1, MSG_NOSIGNAL)) > 0)
 		filled += (size_t)n;
-	transport_tls()->ready(server.link, true, true);
+	transport_tls()->ready(server.link, true, true, false);
 	assert_int_equal(transport_tls()->step(server.link, true), LINK_WAIT);
 	assert_int_equal(transport_tls()->failure(server.link)->kind, LINK_OK);
 	while (filled > 0) {
