@@ -111,7 +111,7 @@ struct bundle;
 struct bundle_raw {
 	/* Name or trust-domain SPIFFE ID. Beside an SVID it may be empty. */
 	struct span trust_domain;
-	struct span authorities;  /* DER certificates back to back */
+	struct span authorities; /* DER certificates back to back */
 };
 
 void bundle_free(struct bundle **b);

@@ -63,13 +63,13 @@ enum tls_step {
 
 /* What the custom BIO saw of the descriptor: the truth about an end. */
 struct tls_wire {
-	int fd;          /* borrowed */
-	bool eof;        /* FIN was read */
-	int error;       /* first errno of any call, latched; 0: none */
-	bool more;       /* further plaintext follows in this turn */
-	bool is_corked;  /* the last send said so */
-	bool hup;        /* an end was announced: see transport.h, ready() */
-	uint8_t *owed;   /* of a handshake: taken from libssl, not yet sent */
+	int fd;         /* borrowed */
+	bool eof;       /* FIN was read */
+	int error;      /* first errno of any call, latched; 0: none */
+	bool more;      /* further plaintext follows in this turn */
+	bool is_corked; /* the last send said so */
+	bool hup;       /* an end was announced: see transport.h, ready() */
+	uint8_t *owed;  /* of a handshake: taken from libssl, not yet sent */
 	size_t owed_len;
 	uint64_t in_bytes;
 };

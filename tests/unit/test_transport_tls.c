@@ -231,8 +231,7 @@ make_pair(int fds[2])
 static void
 tell_ready(struct end *e, int timeout_ms)
 {
-	struct pollfd p = {
-	    .fd = e->fd, .events = POLLIN | POLLOUT | POLLRDHUP};
+	struct pollfd p = {.fd = e->fd, .events = POLLIN | POLLOUT | POLLRDHUP};
 
 	(void)poll(&p, 1, timeout_ms);
 	transport_tls()->ready(e->link,
