@@ -11,3 +11,10 @@ target_link_libraries(conf_gen PRIVATE conf policy spiffe base)
 add_test(NAME style_docs_match_tables
 	COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/docs-match-tables.sh
 		$<TARGET_FILE:conf_gen> ${CMAKE_SOURCE_DIR})
+
+# Configurations in documents are ones that postern takes.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+add_test(NAME style_snippets
+	COMMAND ${Python3_EXECUTABLE}
+		${CMAKE_CURRENT_SOURCE_DIR}/style/snippets.py
+		$<TARGET_FILE:postern> ${CMAKE_SOURCE_DIR})
