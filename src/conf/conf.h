@@ -213,6 +213,8 @@ const char *conf_suggest(struct span word, const char *const *words);
 
 /* INI text of the effective values; WITH_ORIGIN adds `; file:line`. */
 void conf_dump(const struct conf *c, bool with_origin, struct text *out);
+/* The section of the service at INDEX, as above, without origins. */
+void conf_dump_service(const struct conf *c, size_t index, struct text *out);
 void conf_dump_defaults(struct text *out);
 
 #endif

@@ -131,11 +131,23 @@ dump_service(
 	    with_origin, out);
 }
 
+/* CONTAINER_OF() would cast const away; conf comes first. */
+static const struct conf_owner *
+owner_of(const struct conf *c)
+{
+	return (const void *)c;
+}
+
+void
+conf_dump_service(const struct conf *c, size_t index, struct text *out)
+{
+	dump_service(owner_of(c), index, false, out);
+}
+
 void
 conf_dump(const struct conf *c, bool with_origin, struct text *out)
 {
-	/* CONTAINER_OF() would cast const away; conf comes first. */
-	const struct conf_owner *o = (const void *)c;
+	const struct conf_owner *o = owner_of(c);
 	size_t users =
 	    (size_t)(key_find(SECTION_G, span_of_str("workload_api_user")) -
 	             key_row(0));
