@@ -1,0 +1,2 @@
+unit(base)
+unit(mailbox)
