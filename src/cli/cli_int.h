@@ -77,6 +77,7 @@ int run_dump(const struct args *a);
 int run_online(const struct args *a);
 int run_status(const struct args *a);
 int run_run(const struct args *a);
+int run_demo(const struct args *a);
 int run_completion(const struct args *a);
 int run_version(const struct args *a);
 

@@ -1,8 +1,10 @@
 #include "cli_int.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "demo.h"
 #include "json.h"
 #include "reasons.h"
 
@@ -144,6 +146,44 @@ run_run(const struct args *a)
 {
 	return a->env->run(a->config, a->n_config, a->value[OPTION_CONTROL],
 	    a->value[OPTION_USER]);
+}
+
+/* ---- demo ---- */
+
+static bool
+number_of(const struct args *a, enum option_index o, unsigned long max,
+    unsigned int *n_r)
+{
+	const char *text = a->value[o];
+	unsigned long n;
+	char *end;
+
+	if (text == NULL)
+		return true;
+	n = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end != '\0' || n == 0 || n > max)
+		return false;
+	*n_r = (unsigned int)n;
+	return true;
+}
+
+int
+run_demo(const struct args *a)
+{
+	struct demo_args d = {
+	    .with_intruder = (a->set & OPT_INTRUDER) != 0,
+	    .write_dir = a->value[OPTION_WRITE],
+	    .port = 18080,
+	    .rotate_s = 30,
+	    .out = a->env->out,
+	    .err = a->env->err,
+	};
+
+	if (!number_of(a, OPTION_PORT, 65532, &d.port))
+		return usage(a, "--port takes a number from 1 to 65532");
+	if (!number_of(a, OPTION_ROTATE, 150, &d.rotate_s))
+		return usage(a, "--rotate takes 1 to 150 seconds");
+	return demo_run(&d);
 }
 
 /* ---- dump ---- */

@@ -447,6 +447,42 @@ test_cli_version_names_libraries(void **state)
 	assert_string_equal(asked, "");
 }
 
+/* A wrong number must not start anything, least of all on port 0. */
+static void
+test_cli_demo_wrong_numbers_are_usage(void **state)
+{
+	(void)state;
+	assert_int_equal(run("demo --port 0"), CLI_USAGE);
+	assert_int_equal(run("demo --port 65533"), CLI_USAGE);
+	assert_int_equal(run("demo --port 80x"), CLI_USAGE);
+	assert_int_equal(run("demo --rotate 151"), CLI_USAGE);
+	HAS(got.err, "1 to 150 seconds");
+	assert_int_equal(run("demo now"), CLI_USAGE);
+}
+
+/* Whoever wants to edit gets the commands for it, and nothing starts. */
+static void
+test_cli_demo_write_says_how_to_start(void **state)
+{
+	char dir[] = "/tmp/postern-unit-XXXXXX";
+	char words[128];
+	char file[64];
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(words, sizeof(words), "demo --write %s --port 4000", dir);
+	assert_int_equal(run(words), CLI_DONE);
+	HAS(got.out, "postern run --config ");
+	HAS(got.out, "toy --listen 127.0.0.1:4002");
+	assert_int_equal(run(words), CLI_FAILED);
+	HAS(got.err, "inbound.ini: File exists");
+	snprintf(file, sizeof(file), "%s/inbound.ini", dir);
+	assert_int_equal(unlink(file), 0);
+	snprintf(file, sizeof(file), "%s/outbound.ini", dir);
+	assert_int_equal(unlink(file), 0);
+	assert_int_equal(rmdir(dir), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int
@@ -472,6 +508,8 @@ main(void)
 	    TEST(test_cli_dump_offline),
 	    TEST(test_cli_completion_lists_verbs_and_options),
 	    TEST(test_cli_version_names_libraries),
+	    TEST(test_cli_demo_wrong_numbers_are_usage),
+	    TEST(test_cli_demo_write_says_how_to_start),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
