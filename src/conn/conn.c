@@ -461,6 +461,7 @@ static enum conn_verdict
 dial_connected(struct conn *c)
 {
 	int fd = dial_take(c->dial, &c->dst);
+	int error = dial_error(c->dial);
 	uint64_t ns = (uint64_t)(clock_boot_ns() - c->dial_ns);
 
 	dial_free(&c->dial);
@@ -472,6 +473,8 @@ dial_connected(struct conn *c)
 			reset_both(c, CLOSE_ERROR);
 			return CONN_OVER;
 		}
+		if (error != 0)
+			stream_plain_broke(&c->plain, error);
 		return start_relay(c);
 	}
 	c->mesh_fd = fd;
@@ -823,12 +826,15 @@ plan_checks(struct conn *c)
 
 /*
  * libevent shows an error and a readable socket alike, so an error that came
- * in one edge with bytes would be seen only by the next read: poll tells.
+ * in one edge with bytes would be seen only by the next read: poll tells. It
+ * also tells of input behind an urgent byte: the kernel ends a read there,
+ * which looks like a socket that is empty.
  */
 static void
 recheck_errors(struct conn *c)
 {
-	struct pollfd p[2] = {{.fd = c->mesh_fd}, {.fd = c->plain_fd}};
+	struct pollfd p[2] = {
+	    {.fd = c->mesh_fd}, {.fd = c->plain_fd, .events = POLLIN}};
 
 	if (poll(p, 2, 0) <= 0)
 		return;
@@ -836,6 +842,8 @@ recheck_errors(struct conn *c)
 		c->transport->ready(c->link, true, false, true);
 	if (p[1].revents & (POLLERR | POLLHUP)) {
 		c->plain.hup = true;
+		c->plain.stream.readable = true;
+	} else if (p[1].revents & POLLIN) {
 		c->plain.stream.readable = true;
 	}
 }

@@ -105,6 +105,7 @@ struct dial {
 	int64_t retry_ms; /* unix backlog: when to try again; 0: not */
 	bool has_edge;
 	int won_fd;
+	int won_error; /* met since it connected; 0: none */
 	size_t won;
 	enum dial_reason why;
 	size_t why_index;
@@ -271,6 +272,17 @@ dial_start(const struct dial_args *args, int64_t now_ms)
 	return d;
 }
 
+/*
+ * A refused SYN is ECONNREFUSED: these two come only after the connect. The
+ * app took the caller, and may have spoken before it hung up.
+ */
+static bool
+was_connected(const struct dial *d, int error)
+{
+	return d->args.side == SIDE_PLAIN &&
+	       (error == ECONNRESET || error == EPIPE);
+}
+
 /* Has this attempt connected? Sets why if it has failed. */
 static bool
 attempt_check(struct dial *d, struct attempt *a, int64_t now_ms)
@@ -284,9 +296,10 @@ attempt_check(struct dial *d, struct attempt *a, int64_t now_ms)
 		return false;
 	if (getsockopt(a->fd, SOL_SOCKET, SO_ERROR, &error, &len) == -1)
 		error = errno;
-	if (error == 0) {
+	if (error == 0 || was_connected(d, error)) {
 		event_free(a->event);
 		a->event = NULL;
+		d->won_error = error;
 		d->won_fd = a->fd;
 		d->won = a->index;
 		a->fd = -1;
@@ -371,6 +384,12 @@ dial_take(struct dial *d, struct addr *addr_r)
 	*addr_r = d->addrs[d->won];
 	d->won_fd = -1;
 	return fd;
+}
+
+int
+dial_error(const struct dial *d)
+{
+	return d->won_error;
 }
 
 enum dial_reason

@@ -137,6 +137,11 @@ enum dial_state dial_step(struct dial *d, int64_t now_ms);
 int64_t dial_next_ms(const struct dial *d);
 /* CONNECTED: the descriptor, given; *ADDR_R which address. */
 int dial_take(struct dial *d, struct addr *addr_r);
+/*
+ * CONNECTED on the plain side: ECONNRESET or EPIPE if the app has reset the
+ * connection since, else 0. The kernel tells it once, and it was told here.
+ */
+int dial_error(const struct dial *d);
 /* FAILED: of the last attempt. *ADDR_R: the address that it was made to. */
 enum dial_reason dial_why(const struct dial *d, struct addr *addr_r);
 void dial_free(struct dial **d);

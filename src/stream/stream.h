@@ -111,5 +111,7 @@ struct stream_plain {
 };
 
 void stream_plain_init(struct stream_plain *p, int fd, bool is_unix);
+/* ERROR was seen by a call on the descriptor that is not made here. */
+void stream_plain_broke(struct stream_plain *p, int error);
 
 #endif

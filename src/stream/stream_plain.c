@@ -27,6 +27,12 @@ latch(struct stream *s, int error)
 	s->broken_text = strerrorname_np(error);
 }
 
+void
+stream_plain_broke(struct stream_plain *p, int error)
+{
+	latch(&p->stream, error);
+}
+
 static enum io_status
 plain_read(struct stream *s, void *buf, size_t len, size_t *n_r)
 {

@@ -9,6 +9,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from lib import agent as agent_lib  # noqa: E402
 from lib import ca as ca_lib  # noqa: E402
+from lib import shortened as shortened_lib  # noqa: E402
 
 
 def pytest_configure(config):
@@ -16,6 +17,14 @@ def pytest_configure(config):
         "markers", "sanitize: also run under the sanitizers")
     config.addinivalue_line(
         "markers", "case(id): a case from the field, by its number")
+
+
+def pytest_terminal_summary(terminalreporter):
+    lines = shortened_lib.said()
+    if lines:
+        terminalreporter.section("shortened (POSTERN_CAMPAIGN=1: in full)")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture

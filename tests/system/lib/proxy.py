@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -16,10 +17,23 @@ ISSUER = os.path.join(BUILD, "postern-dev-issuer")
 DEADLINE = float(os.environ.get("POSTERN_DEADLINE", "20"))
 
 
+_given = set()
+
+
 def free_port(host="127.0.0.1"):
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
+    """Below the ephemeral ports, or a neighbour's connection may take it."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket(socket.AF_INET6 if ":" in host
+                           else socket.AF_INET) as s:
+            if port in _given:
+                continue
+            try:
+                s.bind((host, port))
+            except OSError:
+                continue
+            _given.add(port)
+            return port
 
 
 def wait_for(condition, what, seconds=DEADLINE):

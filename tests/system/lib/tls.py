@@ -21,6 +21,8 @@ def context(server, svid=None, cafile=None, maximum=None):
                          else ssl.PROTOCOL_TLS_CLIENT)
     if not server:
         ctx.check_hostname = False
+    # Python hides truncations by default; they are what is looked for here.
+    ctx.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     ctx.verify_mode = ssl.CERT_NONE
     if server:
         ctx.verify_mode = ssl.CERT_REQUIRED
