@@ -260,6 +260,7 @@ class Trial:
         c = self.case
         variant = "idle" if c.kind == "silence" and c.moment != "drain" \
             else "ok"
+        self.lane.proxy.mark()
         caller, target = self.lane.pair(c.role, variant, self.flow)
         self.client_port = caller.sock.getsockname()[1]
         ender, other = (caller, target) if c.by_caller else (target, caller)
