@@ -248,7 +248,7 @@ conn_new(struct conn_env *env, const struct service *service, int fd,
 	c->src = *from;
 	c->accepted_ms = c->state_ms = c->active_ms = env->now_ms;
 	c->connect_ms = c->handshake_ms = c->first_byte_ms = -1;
-	c->transport = transport_tls();
+	c->transport = env->transport;
 	c->judge.judge = conn_judge_peer;
 	c->link_conf = (struct link_conf){
 	    .tls = env->tls,

@@ -105,6 +105,7 @@ struct target_list {
 struct conn_env {
 	struct event_base *base;
 	struct scratch scratch;
+	const struct transport_ops *transport;
 	struct tls_env *tls;
 	struct caller_env *caller;
 	struct breaker *breaker;

@@ -346,6 +346,7 @@ static void
 set_env(struct worker *w)
 {
 	w->env.base = w->base;
+	w->env.transport = transport_tls();
 	w->env.scratch.spills = &w->spills;
 	w->env.wheel = &w->wheel;
 	w->env.worker = w->index;
