@@ -371,7 +371,9 @@ tls_stream_step(struct tls_stream *t, bool may_be_heavy)
 static enum io_status
 break_with(struct tls_stream *t, enum stream_end how, const char *text)
 {
-	if (t->stream.broken == STREAM_OPEN) {
+	/* The first counts, but an alert says why a write had failed. */
+	if (t->stream.broken == STREAM_OPEN ||
+	    (t->stream.broken == STREAM_RESET && how == STREAM_ALERT)) {
 		t->stream.broken = how;
 		t->stream.broken_text = text;
 	}
