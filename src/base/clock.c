@@ -40,3 +40,9 @@ clock_boot_ns(void)
 {
 	return read_ns(CLOCK_BOOTTIME);
 }
+
+int64_t
+clock_monotonic_us(void)
+{
+	return read_ns(CLOCK_MONOTONIC) / 1000;
+}

@@ -17,6 +17,8 @@ int64_t clock_wall_coarse_s(void);
 int64_t clock_wall_ms(void);
 /* Milliseconds since boot, suspend included: timeouts, grace, back-off. */
 int64_t clock_boot_ms(void);
+/* CLOCK_MONOTONIC in microseconds: what systemd compares reloads by. */
+int64_t clock_monotonic_us(void);
 /* Nanoseconds since boot: durations in histograms. */
 int64_t clock_boot_ns(void);
 

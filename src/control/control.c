@@ -338,6 +338,7 @@ on_second(evutil_socket_t fd, short what, void *arg)
 	    "time passed");
 	hosts_tick(k);
 	reload_tick(k);
+	pending_tick(k);
 	publish_reap(k);
 	admin_tick(k->admin);
 	log_sink_drain(k->log);
@@ -424,20 +425,19 @@ drop_rights(const struct control *k, struct why *why)
 	return sys_drop_to(NULL, (uid_t)uid, (gid_t)uid, why);
 }
 
-static void
-start_memory(const struct control *k)
+static enum fault
+start_memory(const struct control *k, struct why *why)
 {
 	size_t need = ARENA_BYTES + ARENA_THREAD * (k->workers.n_workers + 1);
 	size_t size = ARENA_BYTES;
-	struct why why;
 	bool locked;
+	enum fault f;
 
 	while (size < need)
 		size *= 2;
-	if (key_memory_init(size, &locked, &why) != FAULT_NONE) {
-		log_say(LOG_LEVEL_ERROR, "start", "%s", why.text);
-		exit(EXIT_FAILED);
-	}
+	f = key_memory_init(size, &locked, why);
+	if (f != FAULT_NONE)
+		return f;
 	if (!locked)
 		log_say(LOG_LEVEL_WARN, "start",
 		    "the key memory could not be locked: raise "
@@ -445,6 +445,7 @@ start_memory(const struct control *k)
 	/* Freed read buffers at the top of the heap are needed again soon. */
 	(void)mallopt(M_TRIM_THRESHOLD, 8 << 20);
 	(void)mallopt(M_TOP_PAD, 1 << 20);
+	return FAULT_NONE;
 }
 
 static bool
@@ -658,9 +659,10 @@ start(struct control *k, struct why *why)
 		f = first_listeners(k, why);
 	if (f == FAULT_NONE && needs_caller_test(k->conf))
 		f = caller_self_test(why);
+	if (f == FAULT_NONE)
+		f = start_memory(k, why);
 	if (f != FAULT_NONE)
 		return f;
-	start_memory(k);
 	sys_protect_memory(k->conf->global.dumpable);
 	f = drop_rights(k, why);
 	if (f != FAULT_NONE) {

@@ -99,6 +99,8 @@ struct control {
 	struct node hosts;
 	struct lookups *lookups;
 	struct reload_wait *reload;
+	int64_t pending_next_ms;
+	bool several_said;   /* that the agent grants more than one SVID */
 	struct text refused; /* sentences of the last refused reload */
 
 	struct worker_shared workers;
@@ -174,6 +176,7 @@ void audit_config(struct control *k, const char *event, const char *msg,
 /* Read, check, build and post; the verdict comes when all have adopted. */
 void reload_start(struct control *k, struct admin_client *client);
 void reload_tick(struct control *k);
+void pending_tick(struct control *k);
 bool shared_attach(struct control *k, struct conf *c);
 void conf_args(const struct control *k, struct conf_load_args *a);
 void diags_print(const struct diags *d, struct text *out);

@@ -362,6 +362,31 @@ audit_config(
 
 /* ---- Keeper and source ---- */
 
+/* "First" is the agent's order, which under SPIRE means arbitrary. */
+static void
+warn_several(struct control *k)
+{
+	const struct identity *id = keeper_identity(k->keeper);
+	struct keeper_status st;
+	struct text t;
+
+	keeper_status(k->keeper, &st);
+	if (!st.several_svids || k->several_said || id == NULL)
+		return;
+	k->several_said = true;
+	text_init(&t);
+	for (size_t i = 0; i < identity_svid_count(id); i++) {
+		const struct svid *s = identity_svid(id, i);
+
+		text_add(&t, "%s%.*s", i == 0 ? "" : ", ",
+		    (int)svid_id(s)->text.len,
+		    (const char *)svid_id(s)->text.data);
+	}
+	log_say(LOG_LEVEL_WARN, "identity-acquired",
+	    "the agent grants several SVIDs, the first is used: %s", t.data);
+	text_fini(&t);
+}
+
 static void
 do_publish(struct control *k)
 {
@@ -381,6 +406,8 @@ keeper_did(struct control *k, unsigned int acts, const char *cause)
 		do_publish(k);
 	if (acts & KEEPER_ACQUIRED)
 		audit_identity(k, LOG_LEVEL_INFO, "identity-acquired", cause);
+	if (acts & KEEPER_ACQUIRED)
+		warn_several(k);
 	if (acts & KEEPER_ROTATED)
 		audit_identity(k, LOG_LEVEL_INFO, "identity-rotated", cause);
 	if (acts & KEEPER_TRUST)

@@ -10,6 +10,8 @@
 
 /* A verdict that does not come within this time is said to be missing. */
 #define VERDICT_MS 10000
+/* How often names that did not resolve are looked for. */
+#define PENDING_MS 5000
 
 void
 conf_args(const struct control *k, struct conf_load_args *a)
@@ -301,11 +303,28 @@ swap(struct control *k, struct conf *c, struct why *why)
 	return FAULT_NONE;
 }
 
+/*
+ * systemd shows the unit as reloading from here until READY=1, which therefore
+ * follows on every path.
+ */
+static void
+say_reloading(void)
+{
+	struct text t;
+
+	text_init(&t);
+	text_add(&t, "RELOADING=1\nMONOTONIC_USEC=%lld",
+	    (long long)clock_monotonic_us());
+	(void)sys_notify(t.data);
+	text_fini(&t);
+}
+
 static void
 answer(struct control *k, int code)
 {
 	struct reload_wait *r = k->reload;
 
+	(void)sys_notify("READY=1");
 	if (r->client != NULL) {
 		r->client->awaited = 0;
 		admin_done(r->client, code); /* frees one that left meanwhile */
@@ -348,6 +367,7 @@ await(struct control *k, struct admin_client *client, const struct conf *old)
 	}
 	text_fini(&d);
 	if (r == NULL) {
+		(void)sys_notify("READY=1");
 		if (client != NULL)
 			admin_done(client, 0);
 		return;
@@ -392,6 +412,7 @@ reload_start(struct control *k, struct admin_client *client)
 	} else {
 		if (client != NULL)
 			diags_print(&d, &client->out);
+		say_reloading();
 		apply_globals(k, old);
 		await(k, client, old);
 	}
@@ -414,4 +435,30 @@ reload_tick(struct control *k)
 			    "not every worker has adopted it within 10 s\n");
 		answer(k, 1);
 	}
+}
+
+/*
+ * A user or group that did not resolve at the start is looked for again, and
+ * the configuration loaded anew once all of them are there.
+ */
+void
+pending_tick(struct control *k)
+{
+	struct conf_load_args args;
+	struct conf *c = NULL;
+	struct diags d;
+	bool resolved;
+
+	if (!k->conf->pending || k->reload != NULL || k->stopping ||
+	    control_now_ms() < k->pending_next_ms)
+		return;
+	k->pending_next_ms = control_now_ms() + PENDING_MS;
+	conf_args(k, &args);
+	args.names_may_pend = true;
+	diags_init(&d);
+	resolved = conf_load(&args, &c, &d) == FAULT_NONE && !c->pending;
+	diags_fini(&d);
+	conf_free(&c);
+	if (resolved)
+		reload_start(k, NULL);
 }
