@@ -69,10 +69,28 @@ print_example(void)
 
 /* ---- Manual ---- */
 
+/* In mdoc a sentence begins a line. */
+static void
+print_man_sentences(const char *text)
+{
+	printf("\\&");
+	for (; *text != '\0'; text++) {
+		if (strncmp(text, ". ", 2) == 0) {
+			printf(".\n\\&");
+			text++;
+		} else {
+			putchar(*text);
+		}
+	}
+	printf("\n");
+}
+
 static void
 print_man_key(const struct conf_key *k)
 {
-	printf(".It Ic %s\n\\&%s\n.br\n", k->key, k->sentence);
+	printf(".It Ic %s\n", k->key);
+	print_man_sentences(k->sentence);
+	printf(".br\n");
 	printf("Type: %s", k->type);
 	if (k->values[0] != '\0')
 		printf(" (%s)", k->values);

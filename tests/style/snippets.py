@@ -1,4 +1,5 @@
-"""Every configuration in README, docs and manual is one that postern takes.
+"""Every configuration in README, docs and manual is one that postern takes, and
+every link between documents leads to one.
 
 A block counts as a configuration if it is marked ini (in mdoc: if its first
 line is a section). Names of users and groups are replaced by one that every
@@ -39,6 +40,8 @@ def check(postern, folder, body):
     """None, or what postern says against it."""
     path = os.path.join(folder, "snippet.ini")
     body = re.sub(r"\b(user|group) [a-z][a-z0-9-]*", r"\1 root", body)
+    body = re.sub(r"^(listen_group|workload_api_user)( *= *)\S+",
+                  r"\1\2root", body, flags=re.M)
     with open(path, "w", encoding="utf-8") as f:
         f.write(body)
     os.chmod(path, 0o644)
@@ -48,8 +51,18 @@ def check(postern, folder, body):
     return done.stdout + done.stderr if done.returncode else None
 
 
+def broken_links(top):
+    for page in [*top.glob("*.md"), *top.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            if not (page.parent / target).exists():
+                yield page.relative_to(top), target
+
+
 def main(postern, top):
     count = failed = 0
+    for page, target in broken_links(pathlib.Path(top)):
+        failed += 1
+        print("%s: no such document: %s" % (page, target))
     with tempfile.TemporaryDirectory() as folder:
         for page, line, body in blocks(pathlib.Path(top)):
             count += 1
@@ -61,7 +74,7 @@ def main(postern, top):
         if check(postern, folder, "[inbound a]\nlisten = nonsense\n") is None:
             failed += 1
             print("postern check took nonsense")
-    print("%d snippets, %d refused" % (count, failed))
+    print("%d snippets, %d findings" % (count, failed))
     return 1 if failed or count == 0 else 0
 
 
