@@ -22,3 +22,11 @@ add_test(NAME style_snippets
 	COMMAND ${Python3_EXECUTABLE}
 		${CMAKE_CURRENT_SOURCE_DIR}/style/snippets.py
 		$<TARGET_FILE:postern> ${CMAKE_SOURCE_DIR})
+
+# The unit keeps its score, and the installation its list.
+add_test(NAME style_unit_score
+	COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/unit-score.sh ${CMAKE_SOURCE_DIR})
+set_tests_properties(style_unit_score PROPERTIES SKIP_RETURN_CODE 77)
+add_test(NAME style_install
+	COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/style/install.sh
+		${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR})

@@ -31,6 +31,8 @@ def blocks(top):
     for page in sorted(pages):
         for line, body in markdown_blocks(page.read_text()):
             yield page.relative_to(top), line, body
+    for example in sorted(top.glob("conf/*.ini")):
+        yield example.relative_to(top), 1, example.read_text()
     for page in sorted(top.glob("man/*.[158]")):
         for line, body in mdoc_blocks(page.read_text()):
             yield page.relative_to(top), line, body
