@@ -12,6 +12,8 @@ import pytest
 
 from lib.proxy import BINARY, DEADLINE, ISSUER, wait_for
 
+pytestmark = pytest.mark.sanitize
+
 NOBODY = 65112
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -227,6 +229,48 @@ def test_demo_that_is_killed_takes_its_children_along():
         wait_for(lambda: not processes_of_group(demo.group),
                  "every child has ended")
         shutil.rmtree(demo.dir)
+
+
+def test_demo_ends_with_its_terminal():
+    with Demo() as demo:
+        demo.wait_ready()
+        assert demo.end(signal.SIGHUP) == 0
+        assert_nothing_left(demo)
+
+
+def test_demo_whose_reader_has_gone_ends(folder):
+    """`postern demo | head -1`: nobody looks at it any more."""
+    base = free_ports()
+    env = dict(os.environ, XDG_RUNTIME_DIR=folder)
+    env.pop("SUDO_UID", None)
+    if os.geteuid() == 0:
+        os.chown(folder, 61184, 61184)
+    with subprocess.Popen(
+            [BINARY, "demo", "--rotate", "1", "--port", str(base)],
+            stdout=subprocess.PIPE, text=True, env=env) as p:
+        try:
+            for line in p.stdout:
+                if "a request has gone through" in line:
+                    break
+            p.stdout.close()
+            assert p.wait(DEADLINE) == 0
+        finally:
+            p.kill()
+    assert os.listdir(folder) == []
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", base))
+
+
+@pytest.mark.parametrize("run", ["/proc", "relative", "/tmp/" + "d" * 70])
+def test_demo_distrusts_a_runtime_directory(run):
+    """Not ours, not absolute, or too long for the path of a socket."""
+    with Demo(env={"XDG_RUNTIME_DIR": run}) as demo:
+        demo.wait_ready()
+        assert os.path.dirname(demo.dir) == "/tmp"
+        assert os.stat(demo.dir).st_mode & 0o777 == 0o700
+        assert demo.end() == 0
+        assert_nothing_left(demo)
 
 
 def test_demo_ends_when_a_part_ends():
