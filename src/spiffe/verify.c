@@ -343,6 +343,18 @@ refuse_time(struct verification *v, int error, int depth)
 	return refuse(v, DENY_EXPIRED, error);
 }
 
+/* In a rotation of authorities this is the usual one: say whose are missing. */
+static enum deny_reason
+refuse_anchor(struct verification *v)
+{
+	(void)fail(v->why, FAULT_UNTRUSTED,
+	    "verify: no anchor of %d of trust domain %.*s matches the chain",
+	    sk_X509_num(v->set->certs), (int)v->set->trust_domain_len,
+	    v->set->trust_domain);
+	return refuse(
+	    v, DENY_BAD_CHAIN, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY);
+}
+
 /* libcrypto's word for what failed, in ours. */
 static enum deny_reason
 refuse_path(struct verification *v)
@@ -365,11 +377,11 @@ refuse_path(struct verification *v)
 			reason = DENY_BAD_ID;
 		break;
 	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
 	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
 	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
 	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
-		error = X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY;
-		break;
+		return refuse_anchor(v);
 	default: /* a library's numbers, not an enum of ours */
 		break;
 	}

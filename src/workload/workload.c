@@ -209,6 +209,9 @@ on_call_ended(struct link *l, const struct grpc_status *st)
 	struct workload *w = l->owner;
 
 	w->status.stream_errors[st->code]++;
+	if (st->oversize)
+		w->sink.discarded(
+		    w->sink.arg, fault_label(FAULT_LIMIT), &st->why);
 	if (l == w->main) {
 		lose_main(w, st);
 		return;
