@@ -114,7 +114,7 @@ class CA:
         return self.cert.public_bytes(serialization.Encoding.PEM)
 
     def svid(self, spiffe_id, key_kind="p256", key=None, before=-60, life=3600,
-             uris=None, ca=False, usage=None, eku=None):
+             uris=None, ca=False, usage=None, eku=None, dns=()):
         """An SVID; BEFORE and LIFE in seconds from now."""
         key = key or make_key(key_kind)
         now = _now()
@@ -136,7 +136,8 @@ class CA:
             .add_extension(x509.ExtendedKeyUsage(eku), False))
         if uris:
             builder = builder.add_extension(x509.SubjectAlternativeName(
-                [x509.UniformResourceIdentifier(u) for u in uris]), False)
+                [x509.UniformResourceIdentifier(u) for u in uris]
+                + [x509.DNSName(n) for n in dns]), False)
         leaf = builder.sign(self.key, _digest(self.key))
         chain, up = [], self
         while up.parent:
