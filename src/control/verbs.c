@@ -203,8 +203,11 @@ identity_line(const struct control *k, struct text *out)
 		add_age(out, now - st.last_rotation_s);
 		text_add(out, " ago");
 	}
-	text_add(out, "  serial %s%s\n", svid_serial(svid),
-	    st.stale ? "  STALE" : "");
+	text_add(
+	    out, "  serial %s%s", svid_serial(svid), st.stale ? "  STALE" : "");
+	if (st.state != KEEPER_GOOD)
+		text_add(out, "  (%s)", keeper_state_name(st.state));
+	text_add_char(out, '\n');
 }
 
 static void

@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "clock.h"
+
 #define SELF     "/proc/self/exe"
 #define ARGS_MAX 16
 #define WORD_MAX 256
@@ -250,7 +252,9 @@ wait_for_part(struct demo *d, enum part p,
 {
 	struct child *c = &d->children[p];
 
-	for (int left = END_MS; left > 0; left -= SLICE_MS) {
+	int64_t until_ms = clock_boot_ms() + END_MS;
+
+	while (clock_boot_ms() < until_ms) {
 		struct pollfd pfd = {.fd = c->log, .events = POLLIN};
 		int status;
 
