@@ -25,18 +25,36 @@ conf_args(const struct control *k, struct conf_load_args *a)
 	};
 }
 
+static const char *
+severity_word(enum diag_severity s)
+{
+	switch (s) {
+	case DIAG_ERROR:
+		return "error";
+	case DIAG_WARNING:
+		return "warning";
+	case DIAG_NOTE:
+		return "note";
+	}
+	return "?";
+}
+
+/* As `check` prints them, without the source line. */
 void
 diags_print(const struct diags *d, struct text *out)
 {
 	for (size_t i = 0; i < d->n; i++) {
 		const struct diag *x = &d->list[i];
 
-		text_add(out, "%s:%u:%u: %s[%s]: %s\n", x->file, x->line,
-		    x->column,
-		    x->severity == DIAG_ERROR     ? "error"
-		    : x->severity == DIAG_WARNING ? "warning"
-		                                  : "note",
-		    x->code, x->message);
+		if (x->file[0] != '\0')
+			text_add(out, "%s:", x->file);
+		if (x->line != 0)
+			text_add(out, "%u:", x->line);
+		if (x->column != 0)
+			text_add(out, "%u:", x->column);
+		text_add(out, "%s%s[%s]: %s\n",
+		    out->len == 0 || out->data[out->len - 1] == '\n' ? "" : " ",
+		    severity_word(x->severity), x->code, x->message);
 		if (x->hint != NULL)
 			text_add(out, "    %s\n", x->hint);
 	}

@@ -26,8 +26,9 @@ run(const char *const *files, size_t n_files, const char *control,
 int
 main(int argc, char **argv)
 {
+	char libevent[64];
 	const char *const libraries[] = {
-	    spiffe_library_version(), worker_library_version(), NULL};
+	    spiffe_library_version(), libevent, NULL};
 	const struct cli_env env = {
 	    .out = stdout,
 	    .err = stderr,
@@ -36,5 +37,7 @@ main(int argc, char **argv)
 	    .libraries = libraries,
 	};
 
+	(void)snprintf(libevent, sizeof(libevent), "libevent %s",
+	    worker_library_version());
 	return cli_main(argc, argv, &env);
 }

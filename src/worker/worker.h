@@ -197,7 +197,7 @@ void worker_post_pair(struct worker *w, struct mail *a, struct mail *b);
 struct ring *worker_traffic_ring(struct worker *w);
 struct ring *worker_denial_ring(struct worker *w);
 
-/* "libevent 2.1.12-stable" as it runs. */
+/* "2.1.12-stable", of the libevent that runs. */
 const char *worker_library_version(void);
 
 #endif
