@@ -1,7 +1,8 @@
 #!/bin/sh
 # usage: docs-match-tables.sh CONF_GEN DOCS_GEN SOURCE_DIR [write]
 # Fails when a generated page is older than its table, when a page shows what
-# nothing produces, or when mandoc complains; `write` renews the pages.
+# nothing produces, when an event is not explained, or when mandoc complains;
+# `write` renews the pages.
 set -eu
 gen=$1 docs=$2 top=$3 mode=${4:-compare}
 tmp=$(mktemp -d)
@@ -27,6 +28,15 @@ for symbol in $("$docs" reserved); do
 		rc=1
 	fi
 done
+# Events are literals in the source; each has its row in the document.
+cat "$top"/src/control/*.c "$top"/src/conn/*.c "$top"/src/worker/*.c |
+    tr '\n\t' '  ' |
+    grep -oE '(log_say|fields_init|audit_identity|audit_config)\([^";]*"[a-z-]+"' |
+    grep -oE '"[a-z-]+"' | tr -d '"' | sort -u >"$tmp/events"
+sed -n '/^### Events/,/^### Fields/s/^| \(`[^|]*\).*/\1/p' \
+    "$top/docs/observability.md" | grep -oE '`[a-z-]+`' | tr -d '`' |
+    sort -u >"$tmp/documented"
+diff -u "$tmp/documented" "$tmp/events" || rc=1
 if command -v mandoc >/dev/null; then
 	mandoc -Tlint -Wwarning "$top"/man/*.[158] || rc=1
 fi
