@@ -1,35 +1,19 @@
 #include "control_int.h"
 
-#include <errno.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-#include <malloc.h>
 
 #include "caller.h"
 #include "clock.h"
 #include "log.h"
 #include "spiffe.h"
-#include "tls.h"
 
 #define LOG_DELAY_MS  20
 #define STUCK_MS      5000
 #define CLOCK_STEP_MS 2000
-#define ARENA_BYTES   ((size_t)1 << 20)
-#define ARENA_THREAD  ((size_t)2048)
-
-enum {
-	EXIT_DONE = 0,
-	EXIT_FAILED = 1,
-	EXIT_USAGE = 2,
-	EXIT_CONFIG = 3,
-	EXIT_DEGRADED = 7
-};
 
 int64_t
 control_now_ms(void)
@@ -402,171 +386,13 @@ on_signal(evutil_socket_t signal, short what, void *arg)
 /* ---- Starting ---- */
 
 static enum fault
-drop_rights(const struct control *k, struct why *why)
-{
-	const char *name = k->args->user != NULL ? k->args->user : "postern";
-	struct passwd *pw;
-	char *end;
-	unsigned long uid;
-
-	if (geteuid() != 0) {
-		sys_no_new_privs();
-		return FAULT_NONE;
-	}
-	pw = getpwnam(name);
-	if (pw != NULL)
-		return sys_drop_to(pw->pw_name, pw->pw_uid, pw->pw_gid, why);
-	uid = strtoul(name, &end, 10);
-	if (*name == '\0' || *end != '\0' || uid == 0 || uid > UINT32_MAX - 1)
-		return fail(why, FAULT_CONF,
-		    "started as root, and there is no user '%s' to become: "
-		    "name one with --user",
-		    name);
-	return sys_drop_to(NULL, (uid_t)uid, (gid_t)uid, why);
-}
-
-static enum fault
-start_memory(const struct control *k, struct why *why)
-{
-	size_t need = ARENA_BYTES + ARENA_THREAD * (k->workers.n_workers + 1);
-	size_t size = ARENA_BYTES;
-	bool locked;
-	enum fault f;
-
-	while (size < need)
-		size *= 2;
-	f = key_memory_init(size, &locked, why);
-	if (f != FAULT_NONE)
-		return f;
-	if (!locked)
-		log_say(LOG_LEVEL_WARN, "start",
-		    "the key memory could not be locked: raise "
-		    "RLIMIT_MEMLOCK");
-	/* Freed read buffers at the top of the heap are needed again soon. */
-	(void)mallopt(M_TRIM_THRESHOLD, 8 << 20);
-	(void)mallopt(M_TOP_PAD, 1 << 20);
-	return FAULT_NONE;
-}
-
-static bool
-needs_caller_test(const struct conf *c)
-{
-	for (size_t i = 0; i < c->n_services; i++) {
-		const struct service *s = &c->services[i];
-
-		for (size_t j = 0; s->n_callers != 0 && j < s->n_listens; j++) {
-			if (addr_family(&s->listens[j].addr) != AF_UNIX)
-				return true;
-		}
-	}
-	return false;
-}
-
-static size_t
-spill_bytes(size_t n_workers)
-{
-	long pages = sysconf(_SC_AVPHYS_PAGES);
-	long size = sysconf(_SC_PAGESIZE);
-	size_t bytes = pages > 0 && size > 0 ? (size_t)pages * (size_t)size
-	                                     : (size_t)256 << 20;
-
-	return bytes / 4 / n_workers;
-}
-
-static enum fault
-first_conf(struct control *k, int *exit_code, struct why *why)
-{
-	struct conf_load_args args;
-	struct diags d;
-	struct text text;
-	enum fault f;
-
-	conf_args(k, &args);
-	diags_init(&d);
-	text_init(&text);
-	f = conf_load(&args, &k->conf, &d);
-	diags_print(&d, &text);
-	if (text.len != 0)
-		(void)fputs(text.data, stderr);
-	if (f != FAULT_NONE) {
-		*exit_code = EXIT_CONFIG;
-		f = fail(why, f, "the configuration has %zu errors", d.errors);
-	}
-	text_fini(&text);
-	diags_fini(&d);
-	return f;
-}
-
-static enum fault
-first_listeners(struct control *k, struct why *why)
-{
-	const struct conf_global *g = &k->conf->global;
-	unsigned int n = g->threads == 0 ? sys_cpus() : g->threads;
-	uint64_t can;
-	enum fault f;
-
-	k->workers.n_workers = n > WORKERS_MAX ? WORKERS_MAX : n;
-	k->workers.descriptors_max = sys_descriptor_limit();
-	can = (k->workers.descriptors_max - 32) / 2;
-	if (g->max_connections > can)
-		return fail(why, FAULT_CONF,
-		    "max_connections = %u, but RLIMIT_NOFILE carries %llu",
-		    g->max_connections, (unsigned long long)can);
-	k->workers.max_connections =
-	    g->max_connections != 0 ? g->max_connections : can;
-	k->workers.log_level = (int)g->log_level;
-	k->workers.spill_max_bytes = spill_bytes(k->workers.n_workers);
-	if (!shared_attach(k, k->conf))
-		return fail(why, FAULT_NOMEM, "out of memory");
-	f = listeners_prepare(k, k->conf, why);
-	if (f == FAULT_NONE)
-		f = listeners_listen(k, k->conf, why);
-	return f;
-}
-
-static enum fault
-make_workers(struct control *k, struct why *why)
-{
-	struct worker_shared *s = &k->workers;
-	size_t n = s->n_workers;
-
-	s->control = k->mailbox;
-	s->workers = calloc(n, sizeof(struct worker *));
-	s->public = aligned_alloc(64, n * sizeof(*s->public));
-	if (s->workers == NULL || s->public == NULL)
-		return fail(why, FAULT_NOMEM, "workers: out of memory");
-	memset(s->public, 0, n * sizeof(*s->public));
-	for (size_t i = 0; i < n; i++) {
-		s->workers[i] = worker_new(s, (unsigned int)i);
-		if (s->workers[i] == NULL)
-			return fail(why, FAULT_NOMEM,
-			    "worker %zu: out of memory or descriptors", i);
-	}
-	return FAULT_NONE;
-}
-
-static struct event_base *
-new_base(void)
-{
-	struct event_config *cfg = event_config_new();
-	struct event_base *base = NULL;
-
-	if (cfg == NULL)
-		return NULL;
-	if (event_config_set_flag(cfg, EVENT_BASE_FLAG_NOLOCK) == 0)
-		base = event_base_new_with_config(cfg);
-	event_config_free(cfg);
-	return base;
-}
-
-static enum fault
 make_loop(struct control *k, struct why *why)
 {
 	static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
 	const struct timeval second = {.tv_sec = 1};
 
 	k->mailbox = mailbox_new();
-	k->base = new_base();
+	k->base = worker_base_new();
 	if (k->mailbox == NULL || k->base == NULL)
 		return fail(why, FAULT_NOMEM, "event loop: out of memory");
 	k->mail_event = event_new(
@@ -615,34 +441,6 @@ make_parts(struct control *k, struct why *why)
 	return f;
 }
 
-/* Signals are for the control thread alone: workers inherit the mask. */
-static enum fault
-start_workers(struct control *k, struct why *why)
-{
-	sigset_t all, old;
-	enum fault f = FAULT_NONE;
-
-	(void)sigfillset(&all);
-	(void)pthread_sigmask(SIG_BLOCK, &all, &old);
-	for (size_t i = 0; f == FAULT_NONE && i < k->workers.n_workers; i++)
-		f = worker_start(k->workers.workers[i], why);
-	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return f;
-}
-
-static enum fault
-first_publish(struct control *k, struct why *why)
-{
-	k->conf->generation = ++k->conf_generations;
-	k->conf_loaded_s = k->last_reload_s = clock_wall_s();
-	k->last_reload_ok = true;
-	hosts_use(k, k->conf);
-	if (!publish_conf(k, k->conf))
-		return fail(why, FAULT_NOMEM, "out of memory");
-	listeners_commit(k);
-	return publish_material(k, why);
-}
-
 /*
  * The order is the point: sockets before rights are dropped, key memory before
  * OpenSSL is touched, the agent only by the process that will hold the
@@ -654,17 +452,17 @@ start(struct control *k, struct why *why)
 	enum fault f;
 
 	k->n_inherited = sys_listen_fds(k->inherited);
-	f = first_conf(k, &k->exit_code, why);
+	f = start_conf(k, &k->exit_code, why);
 	if (f == FAULT_NONE)
-		f = first_listeners(k, why);
-	if (f == FAULT_NONE && needs_caller_test(k->conf))
+		f = start_listeners(k, why);
+	if (f == FAULT_NONE && start_needs_caller_test(k->conf))
 		f = caller_self_test(why);
 	if (f == FAULT_NONE)
 		f = start_memory(k, why);
 	if (f != FAULT_NONE)
 		return f;
 	sys_protect_memory(k->conf->global.dumpable);
-	f = drop_rights(k, why);
+	f = start_rights(k, why);
 	if (f != FAULT_NONE) {
 		k->exit_code = EXIT_USAGE;
 		return f;
@@ -673,13 +471,13 @@ start(struct control *k, struct why *why)
 	sys_protect_memory(k->conf->global.dumpable);
 	f = make_loop(k, why);
 	if (f == FAULT_NONE)
-		f = make_workers(k, why);
+		f = start_make_workers(k, why);
 	if (f == FAULT_NONE)
 		f = make_parts(k, why);
 	if (f == FAULT_NONE)
-		f = first_publish(k, why);
+		f = start_publish(k, why);
 	if (f == FAULT_NONE)
-		f = start_workers(k, why);
+		f = start_run_workers(k, why);
 	if (f == FAULT_NONE)
 		f = source_start(k, why);
 	return f;

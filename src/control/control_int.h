@@ -144,6 +144,26 @@ bool control_workers_turn(const struct control *k, int64_t within_ms);
 bool control_service_ready(
     const struct control *k, const struct service *s, const char **why_r);
 
+enum {
+	EXIT_DONE = 0,
+	EXIT_FAILED = 1,
+	EXIT_USAGE = 2,
+	EXIT_CONFIG = 3,
+	EXIT_DEGRADED = 7
+};
+
+/* ---- start.c: the steps of a start, in the order of control.c ---- */
+enum fault start_conf(struct control *k, int *exit_code, struct why *why);
+enum fault start_listeners(struct control *k, struct why *why);
+/* Does a TCP listener have caller rules, which the kernel must answer? */
+bool start_needs_caller_test(const struct conf *c);
+/* Before any other OpenSSL call. */
+enum fault start_memory(const struct control *k, struct why *why);
+enum fault start_rights(const struct control *k, struct why *why);
+enum fault start_make_workers(struct control *k, struct why *why);
+enum fault start_publish(struct control *k, struct why *why);
+enum fault start_run_workers(struct control *k, struct why *why);
+
 /* ---- listeners.c ---- */
 /* Bind what C needs and we have not; nothing listens yet. */
 enum fault listeners_prepare(
@@ -246,11 +266,16 @@ struct admin_client {
 	void (*finish)(struct admin_client *c, bool complete);
 };
 
-/* ---- verbs.c: each fills c->out and calls admin_done, now or later ---- */
+/* ---- verbs.c, verbs_status.c: each fills c->out and calls admin_done, now or later ---- */
 #include "verbs.def"
 #define X(verb, changes, handler) void handler(struct admin_client *c);
 VERBS(X)
 #undef X
+/* "12 d", "3 h", "41 min", "7 s"; "90.1 KiB". */
+void verb_add_age(struct text *out, int64_t seconds);
+void verb_add_size(struct text *out, uint64_t bytes);
+/* True: words stood where none belong, and the client has its answer. */
+bool verb_has_words(struct admin_client *c);
 
 /* ---- metrics.c ---- */
 void metrics_render(struct control *k, struct text *out);

@@ -362,8 +362,8 @@ set_env(struct worker *w)
 	w->env.now_s = clock_wall_s();
 }
 
-static struct event_base *
-new_base(void)
+struct event_base *
+worker_base_new(void)
 {
 	struct event_config *cfg = event_config_new();
 	struct event_base *base = NULL;
@@ -381,7 +381,7 @@ static bool
 make_parts(struct worker *w)
 {
 	w->mailbox = mailbox_new();
-	w->base = new_base();
+	w->base = worker_base_new();
 	w->traffic = ring_new(RING_BYTES);
 	w->denials = ring_new(RING_BYTES);
 	w->env.scratch.data = malloc(SCRATCH_BYTES);

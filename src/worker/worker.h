@@ -181,6 +181,9 @@ void worker_mail_free(struct mail **m);
 
 /* ---- Life ---- */
 
+/* A loop without locks, for one thread. NULL: no memory. */
+struct event_base *worker_base_new(void);
+
 /* Control, before any thread starts. NULL: no memory or descriptors. */
 struct worker *worker_new(struct worker_shared *shared, unsigned int index);
 enum fault worker_start(struct worker *w, struct why *why);
