@@ -162,12 +162,13 @@ def redis(module_folder):
                        "--save", "", "--appendonly", "no", "--dir", home],
                       **real.as_user("redis"))
     wait_for(lambda: real.is_open(port), "redis listens")
-    yield port
+    program.port = port
+    yield program
     program.stop()
 
 
 def test_redis_benchmark_has_no_error(redis):
-    with Pair("127.0.0.1:%d" % redis) as pair:
+    with Pair("127.0.0.1:%d" % redis.port) as pair:
         for keep in ("1", "0"):  # a connection for all, one for each
             text = run([
                 "redis-benchmark", "-h", "127.0.0.1", "-p", str(pair.plain),
@@ -207,40 +208,50 @@ class Resp:
         self.sock.close()
 
 
+def news(n):
+    return b"%08d" % n * (1 + n * 997 % 5000)
+
+
 def test_redis_subscriber_misses_nothing_while_certificates_rotate(redis):
     """One connection that lives through all rotations and reloads."""
-    with Pair("127.0.0.1:%d" % redis, rotate=1, reload=1) as pair:
+    with Pair("127.0.0.1:%d" % redis.port, rotate=1, reload=1) as pair:
         listener, sender = Resp(pair.plain), Resp(pair.plain)
         listener.send(b"SUBSCRIBE", b"news")
         assert listener.reply()[0] == b"subscribe"
-        done, count = threading.Event(), [0]
+        done, count, seen = threading.Event(), [0], [0]
+        # The server cuts a subscriber off that falls far behind.
+        ahead = threading.Semaphore(100)
 
         def publish():
             while not done.is_set():
-                body = b"%08d" % count[0] * (1 + count[0] * 997 % 5000)
-                sender.send(b"PUBLISH", b"news", body)
-                assert sender.reply() == b"1"
+                ahead.acquire()
+                sender.send(b"PUBLISH", b"news", news(count[0]))
+                assert sender.reply() == b"1", redis.text
                 count[0] += 1
             sender.send(b"PUBLISH", b"news", b"end")
 
         thread = threading.Thread(target=publish)
         until = pair.rotations() + shorter(4, 60)
         thread.start()
-        seen = 0
         try:
             while True:
                 kind, _, body = listener.reply()
                 if body == b"end":
                     break
-                assert kind == b"message"
-                assert body == b"%08d" % seen * (1 + seen * 997 % 5000)
-                seen += 1
-                if seen % 500 == 0 and pair.rotations() >= until:
+                assert kind == b"message" and body == news(seen[0])
+                seen[0] += 1
+                ahead.release()
+                if seen[0] % 500 == 0 and pair.rotations() >= until:
                     done.set()
+        except AssertionError as error:
+            raise AssertionError("%s\n%s\n%s" % (
+                error, redis.text, "\n".join(
+                    pair.inbound.lines + pair.outbound.lines))) from None
         finally:
             done.set()
+            ahead.release()
             thread.join()
-        assert seen == count[0] and pair.reloads >= 1
+        assert seen[0] == count[0] and pair.reloads >= 1
         listener.close()
         sender.close()
 
