@@ -1,0 +1,1 @@
+unit(net USES net EXT event_core)

@@ -1,0 +1,1 @@
+unit(stream_plain USES stream)

@@ -1,0 +1,1 @@
+unit(sys USES sys)
