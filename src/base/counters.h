@@ -44,6 +44,19 @@ counter_get(const struct counter *c)
 	return atomic_load_explicit(&c->n, memory_order_relaxed);
 }
 
+/* After this number is seen, others may free what was used before it. */
+static inline void
+counter_set_release(struct counter *c, uint64_t n)
+{
+	atomic_store_explicit(&c->n, n, memory_order_release);
+}
+
+static inline uint64_t
+counter_get_acquire(const struct counter *c)
+{
+	return atomic_load_explicit(&c->n, memory_order_acquire);
+}
+
 /* Upper bounds of the histograms' buckets, in nanoseconds; +Inf follows. */
 #define HISTOGRAM_BOUNDS                                                       \
 	{                                                                      \

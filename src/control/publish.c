@@ -116,7 +116,8 @@ bool
 publish_is_seen(const struct control *k, uint64_t generation)
 {
 	for (size_t i = 0; i < k->workers.n_workers; i++) {
-		if (counter_get(&k->workers.public[i].seen_conf) < generation)
+		if (counter_get_acquire(&k->workers.public[i].seen_conf) <
+		    generation)
 			return false;
 	}
 	return true;
@@ -201,7 +202,7 @@ static bool
 all_have_material(const struct control *k)
 {
 	for (size_t i = 0; i < k->workers.n_workers; i++) {
-		if (counter_get(&k->workers.public[i].seen_material) <
+		if (counter_get_acquire(&k->workers.public[i].seen_material) <
 		    k->material_generation)
 			return false;
 	}

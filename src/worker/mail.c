@@ -116,7 +116,7 @@ adopt_material(struct worker *w, struct mail_material *m)
 
 	if (tls_env_adopt(w->env.tls, &m->set, &m->material, &why) ==
 	    FAULT_NONE) {
-		counter_set(&w->public->seen_material, m->generation);
+		counter_set_release(&w->public->seen_material, m->generation);
 		return;
 	}
 	n = calloc(1, sizeof(*n));

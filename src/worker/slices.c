@@ -135,7 +135,7 @@ finish(struct worker *w, struct pass *p)
 	if (p->mail != NULL)
 		(void)mail_post(w->shared->control, p->mail);
 	else
-		counter_set(&w->public->seen_conf, p->conf_generation);
+		counter_set_release(&w->public->seen_conf, p->conf_generation);
 	node_remove(&p->node);
 	free(p);
 }

@@ -26,7 +26,7 @@ struct worker;
 
 #define WORKERS_MAX 256
 
-/* What every worker publishes; one writer each, relaxed. */
+/* What every worker publishes; one writer each, relaxed but for seen_*. */
 struct worker_public {
 	_Alignas(64) struct counter connections;
 	struct counter unproven; /* inbound, no identity shown yet */
