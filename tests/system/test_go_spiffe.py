@@ -13,6 +13,8 @@ from lib.estate import Echo, Listener
 from lib.proxy import Postern, free_port, wait_for
 from lib.real import Issuer, PAIR_IN, PAIR_OUT, Program, shorter
 
+pytestmark = pytest.mark.sanitize
+
 DATA = os.urandom(1 << 20)
 
 

@@ -15,6 +15,8 @@ from lib.estate import Echo, Inbound, INBOUND, Listener, Outbound
 from lib.proxy import BINARY, Postern, free_port, wait_for
 from lib.real import ROOT
 
+pytestmark = pytest.mark.sanitize
+
 SCHEMAS = os.path.join(ROOT, "docs", "schema")
 VERBS_WITH_JSON = ["check", "close", "connections", "explain", "identity",
                    "status", "version"]

@@ -2,8 +2,12 @@
 
 import os
 
+import pytest
+
 from lib.estate import Echo, Inbound, Listener
 from lib.proxy import free_port
+
+pytestmark = pytest.mark.sanitize
 
 
 def test_reload_names_each_service_and_what_became_of_it(ca, agent):
