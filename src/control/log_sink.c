@@ -1,6 +1,8 @@
 #include "control_int.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,9 @@
 #define REPEAT_MS    1000
 #define REPEAT_SLOTS 64
 
+/* How long a reader of stderr may keep us waiting, once. */
+#define STDERR_MS 200
+
 struct repeat {
 	uint64_t key; /* of service, source and reason; 0: free */
 	int64_t since_ms;
@@ -28,6 +33,7 @@ struct log_sink {
 	struct control *control;
 	enum log_format format;
 	int journal_fd; /* -1: none */
+	bool stuck;     /* stderr took nothing for STDERR_MS */
 	uint64_t dropped;
 	struct repeat repeats[REPEAT_SLOTS];
 };
@@ -62,6 +68,31 @@ open_journal(void)
 	return fd;
 }
 
+/*
+ * Stderr may be a pipe that blocks, of a reader that has stopped: PIPE_BUF
+ * bytes fit whenever poll() says so, and more could hang (pipe(7)).
+ */
+static ssize_t
+write_stderr(struct log_sink *s, const char *data, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+		size_t part = len - done < PIPE_BUF ? len - done : PIPE_BUF;
+		ssize_t n;
+
+		s->stuck = poll(&p, 1, s->stuck ? 0 : STDERR_MS) == 0;
+		if (s->stuck)
+			return -1;
+		n = write(STDERR_FILENO, data + done, part);
+		if (n <= 0)
+			return -1;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
 static void
 write_line(struct log_sink *s, const struct fields *f)
 {
@@ -73,7 +104,7 @@ write_line(struct log_sink *s, const struct fields *f)
 	if (s->format == LOG_FORMAT_JOURNAL)
 		n = send(s->journal_fd, t.data, t.len, MSG_NOSIGNAL);
 	else
-		n = write(STDERR_FILENO, t.data, t.len);
+		n = write_stderr(s, t.data, t.len);
 	/* A full disk or a stuck journal must not stop anybody. */
 	if (n != (ssize_t)t.len || t.failed)
 		s->dropped++;
@@ -97,18 +128,6 @@ log_sink_new(struct control *k)
 	s->journal_fd = -1;
 	s->format = LOG_FORMAT_LOGFMT;
 	return s;
-}
-
-void
-log_sink_free(struct log_sink **s)
-{
-	if (*s == NULL)
-		return;
-	log_set_sink(NULL, NULL);
-	if ((*s)->journal_fd != -1)
-		(void)close((*s)->journal_fd);
-	free(*s);
-	*s = NULL;
 }
 
 static enum log_format
@@ -251,4 +270,18 @@ log_sink_drain(struct log_sink *s)
 			s->repeats[i].since_ms = now;
 		}
 	}
+}
+
+void
+log_sink_free(struct log_sink **s)
+{
+	if (*s == NULL)
+		return;
+	log_set_sink(NULL, NULL);
+	for (size_t i = 0; i < REPEAT_SLOTS; i++)
+		flush(*s, &(*s)->repeats[i]);
+	if ((*s)->journal_fd != -1)
+		(void)close((*s)->journal_fd);
+	free(*s);
+	*s = NULL;
 }
