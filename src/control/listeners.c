@@ -173,6 +173,21 @@ listeners_prepare(struct control *k, const struct conf *c, struct why *why)
 	return FAULT_NONE;
 }
 
+/* systemd passes a socket once: the next load must find it again. */
+static void
+give_back(struct control *k, struct listen_socket *l)
+{
+	for (size_t i = 0; i < k->n_inherited; i++) {
+		struct sys_inherited *h = &k->inherited[i];
+
+		for (size_t j = 0; j < l->n_fds; j++) {
+			if (h->taken && h->fd == l->fds[j])
+				h->taken = false;
+		}
+	}
+	l->n_fds = 0;
+}
+
 void
 listeners_rollback(struct control *k)
 {
@@ -181,8 +196,11 @@ listeners_rollback(struct control *k)
 		    CONTAINER_OF(it, struct listen_socket, node);
 
 		l->used = l->wanted_last;
-		if (!l->used)
-			socket_free(l);
+		if (l->used)
+			continue;
+		if (l->systemd != NULL)
+			give_back(k, l);
+		socket_free(l);
 	}
 }
 
