@@ -9,7 +9,12 @@ import os
 import queue
 import threading
 
-import grpc
+# The tests start processes all the time and never serve from a child: gRPC's
+# handlers around fork can only get in the way, and on 1.51 and later they may
+# wait for ever.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc  # noqa: E402
 
 
 def _varint(n):
