@@ -23,6 +23,7 @@ struct admin {
 	struct event *event;
 	struct node clients;
 	size_t n_clients;
+	uint64_t accepted; /* clients so far */
 };
 
 static void on_client(evutil_socket_t fd, short what, void *arg);
@@ -268,6 +269,7 @@ on_accept(evutil_socket_t listen_fd, short what, void *arg)
 	}
 	c->admin = a;
 	c->control = a->control;
+	c->number = ++a->accepted;
 	c->fd = fd;
 	c->uid = cred.uid;
 	c->pid = cred.pid;
@@ -291,14 +293,15 @@ finish(struct admin_client *c, bool complete)
 		c->finish(c, complete);
 }
 
+/* By number: an address may be another client's by now. */
 static struct admin_client *
-still_there(struct admin *a, const void *request)
+still_there(struct admin *a, uint64_t request)
 {
 	LIST_EACH (it, &a->clients) {
 		struct admin_client *c =
 		    CONTAINER_OF(it, struct admin_client, node);
 
-		if (c == request)
+		if (c->number == request)
 			return c;
 	}
 	return NULL;
@@ -307,7 +310,7 @@ still_there(struct admin *a, const void *request)
 void
 admin_answered(struct admin *a, struct mail *m)
 {
-	const void *request;
+	uint64_t request;
 	unsigned int worker;
 	struct admin_client *c;
 
@@ -318,7 +321,7 @@ admin_answered(struct admin *a, struct mail *m)
 		request = CONTAINER_OF(m, struct mail_query, mail)->request;
 		worker = CONTAINER_OF(m, struct mail_query, mail)->worker;
 	}
-	c = request == NULL ? NULL : still_there(a, request);
+	c = still_there(a, request);
 	if (c == NULL || c->awaited == 0 || c->answered[worker]) {
 		worker_mail_free(&m);
 		return;

@@ -54,13 +54,13 @@ connect_default(char *tried, size_t size)
 	return connect_to(tried);
 }
 
-static bool
+static void
 send_line(int fd, const char *line)
 {
 	size_t len = strlen(line);
 
-	return send(fd, line, len, MSG_NOSIGNAL) == (ssize_t)len &&
-	       send(fd, "\n", 1, MSG_NOSIGNAL) == 1;
+	if (send(fd, line, len, MSG_NOSIGNAL) == (ssize_t)len)
+		(void)send(fd, "\n", 1, MSG_NOSIGNAL);
 }
 
 /* Copy the body; -1 when the last line is missing. */
@@ -73,8 +73,10 @@ copy_reply(FILE *in, FILE *out)
 	ssize_t n;
 
 	while ((n = getline(&line, &cap, in)) > 0) {
+		/* A reply that ends within its last line was cut as well. */
 		if (strncmp(line, ".exit ", 6) == 0) {
-			code = atoi(line + 6);
+			if (line[n - 1] == '\n')
+				code = atoi(line + 6);
 			break;
 		}
 		(void)fwrite(line[0] == '.' ? line + 1 : line, 1,
@@ -110,7 +112,9 @@ control_ask(const char *path, const char *line, FILE *out, FILE *err)
 		(void)close(fd);
 		return EXIT_UNREACHABLE;
 	}
-	code = send_line(fd, line) ? copy_reply(in, out) : -1;
+	/* One that refuses us may answer before it has read everything. */
+	send_line(fd, line);
+	code = copy_reply(in, out);
 	(void)fclose(in);
 	if (code == -1) {
 		(void)fprintf(err, "postern: %s: the reply was cut\n", tried);

@@ -245,6 +245,7 @@ struct admin_client {
 	struct node node;
 	struct admin *admin;
 	struct control *control;
+	uint64_t number; /* names it in mail; never used again */
 	int fd;
 	struct event *event;
 	uid_t uid;

@@ -165,7 +165,7 @@ make_query(struct admin_client *c, const struct filter *f, unsigned int worker)
 		return NULL;
 	mail = &m->mail;
 	mail->kind = MAIL_QUERY;
-	m->request = c;
+	m->request = c->number;
 	m->worker = worker;
 	m->conn_id = f->conn_id;
 	if (!dup_to(&m->service, f->service) || !dup_to(&m->peer, f->peer))
@@ -276,7 +276,7 @@ make_kill(struct admin_client *c, const struct filter *f, unsigned int worker)
 		return NULL;
 	mail = &m->mail;
 	mail->kind = MAIL_KILL;
-	m->request = c;
+	m->request = c->number;
 	m->worker = worker;
 	m->reason = CLOSE_ADMIN;
 	m->conn_id = f->conn_id;

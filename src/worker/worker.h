@@ -111,7 +111,7 @@ struct mail_listen {
 /* End connections; comes back to control with the number. */
 struct mail_kill {
 	struct mail mail;
-	void *request; /* control's */
+	uint64_t request; /* control's; 0: nobody waits */
 	unsigned int worker;
 	enum close_reason reason;
 	char *service;    /* NULL: any; owned */
@@ -136,7 +136,7 @@ struct conn_row {
 
 struct mail_query {
 	struct mail mail;
-	void *request;
+	uint64_t request; /* as above */
 	unsigned int worker;
 	char *service; /* NULL: any; owned */
 	char *peer;    /* NULL: any; owned */
