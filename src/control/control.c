@@ -271,19 +271,25 @@ become_ready(struct control *k)
 	control_status_line(k);
 }
 
-static void
-kill_all(struct control *k)
+void
+control_kill_all(struct control *k, enum close_reason reason)
 {
-	k->stop_killed = true;
 	for (size_t i = 0; i < k->workers.n_workers; i++) {
 		struct mail_kill *m = calloc(1, sizeof(*m));
 
 		if (m == NULL)
 			return;
 		m->mail.kind = MAIL_KILL;
-		m->reason = CLOSE_DRAIN;
+		m->reason = reason;
 		(void)worker_post(k->workers.workers[i], &m->mail);
 	}
+}
+
+static void
+stop_now(struct control *k)
+{
+	k->stop_killed = true;
+	control_kill_all(k, CLOSE_DRAIN);
 }
 
 static void
@@ -304,7 +310,7 @@ drain_tick(struct control *k)
 		    "%llu connections had not ended by drain_timeout: "
 		    "aborted",
 		    (unsigned long long)left);
-		kill_all(k);
+		stop_now(k);
 	}
 }
 
@@ -345,7 +351,7 @@ stop(struct control *k, int signal)
 	const struct timeval tv = {.tv_usec = 20000};
 
 	if (k->stopping) {
-		kill_all(k); /* asked twice: no more waiting */
+		stop_now(k); /* asked twice: no more waiting */
 		k->stop_deadline_ms = control_now_ms();
 		return;
 	}
@@ -365,9 +371,9 @@ stop(struct control *k, int signal)
 		m->stop = true;
 		(void)worker_post(k->workers.workers[i], &m->mail);
 	}
-	event_free(k->second_event);
-	k->second_event = event_new(k->base, -1, EV_PERSIST, on_drain_tick, k);
-	if (k->second_event == NULL || event_add(k->second_event, &tv) == -1)
+	/* The other clock goes on: a drain may be longer than a watchdog. */
+	k->drain_event = event_new(k->base, -1, EV_PERSIST, on_drain_tick, k);
+	if (k->drain_event == NULL || event_add(k->drain_event, &tv) == -1)
 		(void)event_base_loopbreak(k->base);
 }
 
@@ -437,7 +443,9 @@ make_parts(struct control *k, struct why *why)
 	log_sink_configure(k->log, k->conf);
 	f = admin_new(k, &k->admin, why);
 	if (f == FAULT_NONE)
-		f = metrics_http_set(k, &g->metrics, why);
+		f = metrics_http_prepare(k, &g->metrics, why);
+	if (f == FAULT_NONE)
+		metrics_http_commit(k, &g->metrics);
 	return f;
 }
 
@@ -573,6 +581,8 @@ end(struct control *k)
 		event_free(k->mail_event);
 	if (k->second_event != NULL)
 		event_free(k->second_event);
+	if (k->drain_event != NULL)
+		event_free(k->drain_event);
 	if (k->log_event != NULL)
 		event_free(k->log_event);
 	for (size_t i = 0; i < ARRAY_LEN(k->signal_events); i++) {

@@ -82,6 +82,7 @@ struct control {
 	struct mailbox *mailbox;
 	struct event *mail_event;
 	struct event *second_event;
+	struct event *drain_event;
 	struct event *log_event; /* gathers lines for a moment */
 	struct event *signal_events[4];
 
@@ -120,6 +121,7 @@ struct control {
 	struct log_sink *log;
 	struct admin *admin;
 	struct metrics_http *http;
+	struct metrics_http *http_next; /* bound by a reload under way */
 
 	int64_t started_ms;
 	bool ready; /* READY=1 was sent */
@@ -189,6 +191,8 @@ void publish_reap(struct control *k);
 bool publish_is_seen(const struct control *k, uint64_t generation);
 enum fault source_start(struct control *k, struct why *why);
 void keeper_did(struct control *k, unsigned int acts, const char *cause);
+/* Abort every connection, for REASON. */
+void control_kill_all(struct control *k, enum close_reason reason);
 void audit_config(struct control *k, const char *event, const char *msg,
     enum log_level level);
 
@@ -282,8 +286,10 @@ bool verb_has_words(struct admin_client *c);
 void metrics_render(struct control *k, struct text *out);
 
 /* ---- metrics_http.c ---- */
-enum fault metrics_http_set(
+/* Bind for the next configuration; commit it, or free k->http_next. */
+enum fault metrics_http_prepare(
     struct control *k, const struct addr *addr, struct why *why);
+void metrics_http_commit(struct control *k, const struct addr *addr);
 void metrics_http_free(struct metrics_http **h);
 /* JSON body of /readyz; true: ready. */
 bool readyz_render(struct control *k, struct text *out);

@@ -193,18 +193,17 @@ bind_socket(struct metrics_http *h, struct why *why)
 	return FAULT_NONE;
 }
 
+/* The address of now needs nothing new, and "off" no socket. */
 enum fault
-metrics_http_set(struct control *k, const struct addr *addr, struct why *why)
+metrics_http_prepare(
+    struct control *k, const struct addr *addr, struct why *why)
 {
 	struct metrics_http *h;
 	enum fault f;
 
-	if (k->http != NULL && addr_equal(&k->http->addr, addr))
+	if (addr->len == 0 ||
+	    (k->http != NULL && addr_equal(&k->http->addr, addr)))
 		return FAULT_NONE;
-	if (addr->len == 0) {
-		metrics_http_free(&k->http);
-		return FAULT_NONE;
-	}
 	h = calloc(1, sizeof(*h));
 	if (h == NULL)
 		return fail(why, FAULT_NOMEM, "metrics: out of memory");
@@ -230,7 +229,16 @@ metrics_http_set(struct control *k, const struct addr *addr, struct why *why)
 		metrics_http_free(&h);
 		return f;
 	}
-	metrics_http_free(&k->http);
-	k->http = h;
+	k->http_next = h;
 	return FAULT_NONE;
+}
+
+void
+metrics_http_commit(struct control *k, const struct addr *addr)
+{
+	if (k->http_next == NULL && addr->len != 0)
+		return; /* kept */
+	metrics_http_free(&k->http);
+	k->http = k->http_next;
+	k->http_next = NULL;
 }

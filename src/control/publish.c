@@ -420,6 +420,8 @@ keeper_did(struct control *k, unsigned int acts, const char *cause)
 		    "75 % of its life has passed without a newer one");
 	if (acts & KEEPER_FENCED)
 		audit_identity(k, LOG_LEVEL_ERROR, "identity-fenced", cause);
+	if (acts & KEEPER_WITHDRAWN)
+		control_kill_all(k, CLOSE_IDENTITY);
 	if ((acts & KEEPER_REOPEN) && k->source != NULL) {
 		k->reopens++;
 		k->source->ops->reopen(k->source);

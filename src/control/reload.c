@@ -252,8 +252,7 @@ apply_globals(struct control *k, const struct conf *old)
 	    "configuration");
 	if (source_changed(old, k->conf) && source_start(k, &why) != FAULT_NONE)
 		log_say(LOG_LEVEL_ERROR, "agent-down", "%s", why.text);
-	if (metrics_http_set(k, &g->metrics, &why) != FAULT_NONE)
-		log_say(LOG_LEVEL_ERROR, "config-refused", "%s", why.text);
+	metrics_http_commit(k, &g->metrics);
 }
 
 static enum fault
@@ -292,6 +291,8 @@ build(struct control *k, struct conf *c, struct why *why)
 		f = fail(why, FAULT_NOMEM, "reload: out of memory");
 	if (f == FAULT_NONE)
 		f = listeners_prepare(k, c, why);
+	if (f == FAULT_NONE)
+		f = metrics_http_prepare(k, &c->global.metrics, why);
 	if (f == FAULT_NONE)
 		f = listeners_listen(k, c, why);
 	return f;
@@ -424,6 +425,7 @@ reload_start(struct control *k, struct admin_client *client)
 	} else if (build(k, c, &why) != FAULT_NONE ||
 	           swap(k, c, &why) != FAULT_NONE) {
 		listeners_rollback(k);
+		metrics_http_free(&k->http_next);
 		conf_free(&c);
 		text_add(&text, "%s\n", why.text);
 		refuse(k, client, text.data, 1);

@@ -216,7 +216,8 @@ judge(struct keeper *k, int64_t now_s)
 		return 0;
 	k->shown = k->redacted || !is_valid_at(k->svid, now_s) ? NULL : k->svid;
 	if (before != NULL && k->shown == NULL)
-		return KEEPER_FENCED | KEEPER_PUBLISH;
+		return KEEPER_FENCED | KEEPER_PUBLISH |
+		       (k->redacted ? KEEPER_WITHDRAWN : 0u);
 	if (before == NULL && k->shown != NULL)
 		return KEEPER_ACQUIRED | KEEPER_PUBLISH;
 	return 0;

@@ -133,6 +133,8 @@ enum keeper_act {
 	KEEPER_ACQUIRED = 32, /* first SVID, or the first after a fence */
 	KEEPER_ROTATED = 64,  /* a newer SVID of the same ID */
 	KEEPER_TRUST = 128,   /* bundles or lists changed */
+	/* With FENCED: not for its age, so what was made with it ends too. */
+	KEEPER_WITHDRAWN = 256,
 };
 
 struct keeper *keeper_new(const struct keeper_conf *conf); /* NULL: memory */

@@ -18,7 +18,6 @@ static const char *const reserved[] = {
     "CLOSE_LIFETIME",
     "CLOSE_BUNDLE",
     "CLOSE_CRL",
-    "CLOSE_IDENTITY",
     "CLOSE_PEER_EXPIRY",
     "DENY_REVOKED",
     "DENY_CRL_EXPIRED",

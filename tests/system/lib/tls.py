@@ -42,6 +42,8 @@ class TlsPeer:
 
     def __init__(self, sock, ctx, server=False, sni=None):
         self.sock = sock
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = ctx.wrap_bio(self.incoming, self.outgoing,
                                 server_side=server, server_hostname=sni)
