@@ -1,6 +1,7 @@
 """Ends stay ends and aborts stay aborts, in every order of closing."""
 
 import os
+import select
 import shutil
 import socket
 import time
@@ -212,7 +213,7 @@ def test_abort_of_a_unix_app_is_an_abort_for_the_mesh(unix_lane, role):
     mesh.to_send += 50000
     plain.reading = False
     drive([mesh], lambda: not mesh.wants_write)
-    assert drive([mesh], lambda: __import__("select").select(
+    assert drive([mesh], lambda: select.select(
         [plain.sock], [], [], 0)[0])
     plain.close()
     mesh.to_send += 8 << 20
