@@ -160,8 +160,13 @@ class Namespace:
     def ip(self, *words):
         return self.run("ip", "-n", self.name, *words)
 
+    @property
+    def prefix(self):
+        """Before a command: it lives in the namespace."""
+        return ["nsenter", "--net=/run/netns/" + self.name]
+
     def join(self):
-        """For preexec: the child lives in the namespace."""
+        """The calling thread moves into the namespace."""
         fd = os.open("/run/netns/" + self.name, os.O_RDONLY)
         assert ctypes_setns(fd) == 0
         os.close(fd)
@@ -238,7 +243,7 @@ allow = example.org/web
         peer.close()
         return True
 
-    with Postern(config, preexec=namespace.join) as p:
+    with Postern(config, prefix=namespace.prefix) as p:
         p.wait_identity()
         assert through("127.0.0.1", 8444)
         assert not through("10.9.0.7", 8443)
@@ -292,23 +297,17 @@ class Resolver(threading.Thread):
 
 
 def own_name_service(folder, server):
-    """For preexec: /etc/resolv.conf of this process alone."""
+    """Before a command: it has an /etc/resolv.conf of its own."""
     files = {"resolv.conf": "nameserver %s\noptions timeout:1 attempts:1\n"
              % server, "nsswitch.conf": "hosts: files dns\n"}
+    script = ""
     for name, text in files.items():
-        with open(os.path.join(folder, name), "w", encoding="ascii") as f:
+        path = os.path.join(folder, name)
+        with open(path, "w", encoding="ascii") as f:
             f.write(text)
-        os.chmod(os.path.join(folder, name), 0o644)
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def enter():
-        assert libc.unshare(0x20000) == 0
-        assert libc.mount(b"none", b"/", None, 0x44000, None) == 0
-        for name in files:
-            assert libc.mount(os.path.join(folder, name).encode(),
-                              b"/etc/" + name.encode(), None, 0x1000,
-                              None) == 0
-    return enter
+        os.chmod(path, 0o644)
+        script += "mount --bind %s /etc/%s && " % (path, name)
+    return ["unshare", "-m", "sh", "-c", script + 'exec "$@"', "sh"]
 
 
 def listen_on(host, port):
@@ -328,11 +327,7 @@ def test_case_038_name_that_moves_fails_and_falls_silent(
     first = namespace.call(listen_on, "10.9.0.2", 9443)
     second = namespace.call(listen_on, "10.9.0.3", 9443)
     resolver.answer = "10.9.0.2"
-    mount = own_name_service(folder, "10.9.0.9")
-
-    def enter():
-        namespace.join()
-        mount()
+    enter = namespace.prefix + own_name_service(folder, "10.9.0.9")
 
     def reaches(s, port=6000):
         """Applications keep trying; one gets through to S in time."""
@@ -361,7 +356,7 @@ expect = example.org/srv
 caller = any
 resolve_interval = 2s
 """ % agent.path
-    with Postern(config, preexec=enter) as p:
+    with Postern(config, prefix=enter) as p:
         p.wait_identity()
         assert reaches(first)
         resolver.answer = "10.9.0.3"
@@ -458,8 +453,8 @@ def connects_as(path, gid):
     """errno of a connect by somebody whose only group is GID; 0: none."""
     code = ("import socket,sys\ns=socket.socket(socket.AF_UNIX)\n"
             "sys.exit(s.connect_ex(sys.argv[1]))")
-    return subprocess.run([sys.executable, "-c", code, path], user=65113,
-                          group=gid, extra_groups=[],
+    return subprocess.run(["setpriv", "--reuid=65113", "--regid=%d" % gid,
+                           "--clear-groups", sys.executable, "-c", code, path],
                           check=False).returncode
 
 

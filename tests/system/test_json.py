@@ -35,9 +35,9 @@ def valid(name, answer):
     return answer
 
 
-def postern(*words, **kw):
-    return subprocess.run([BINARY, *words], capture_output=True, text=True,
-                          timeout=60, check=False, **kw)
+def postern(*words, prefix=()):
+    return subprocess.run([*prefix, BINARY, *words], capture_output=True,
+                          text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -243,8 +243,9 @@ def test_verbs_that_change_are_for_owner_and_root(ca, agent, echo):
         peer = a.connect()
         for words in (["reload"], ["close", "--service", "a"]):
             done = postern(words[0], "--control", a.postern.control,
-                           *words[1:], user=65113, group=65113,
-                           extra_groups=[])
+                           *words[1:], prefix=[
+                               "setpriv", "--reuid=65113", "--regid=65113",
+                               "--clear-groups"])
             assert done.returncode == 1, (words, done.stdout, done.stderr)
         assert a.postern.metric("postern_config_generation") == before
         peer.send(b"x")

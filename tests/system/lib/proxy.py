@@ -52,7 +52,7 @@ class Postern:
     """One `postern run`. Use as a context manager, or call stop()."""
 
     def __init__(self, config, folder=None, env=None, wait=True, args=(),
-                 user=None, preexec=None):
+                 user=None, prefix=(), preexec=None):
         self.folder = folder or tempfile.mkdtemp(prefix="postern-test-")
         os.chmod(self.folder, 0o755)
         self.config_path = os.path.join(self.folder, "postern.ini")
@@ -65,6 +65,9 @@ class Postern:
         command = [BINARY, "run", "--config", self.config_path,
                    "--control", self.control, *args]
         self._user(command, user)
+        # A command that ends in an exec of ours: never Python in a fork,
+        # which threads of gRPC would make wait for ever.
+        command = [*prefix, *command]
         full = dict(os.environ, **(env or {}))
         full.pop("NOTIFY_SOCKET", None)
         if env and "NOTIFY_SOCKET" in env:
