@@ -274,9 +274,11 @@ void
 conn_free(struct conn **cp)
 {
 	struct conn *c = *cp;
+	struct counter *closed;
 
 	if (c == NULL)
 		return;
+	closed = &conn_counters(c)->closed;
 	assert(c->state == CONN_CLOSED);
 	assert(!node_is_queued(&c->queue));
 	node_remove(&c->all);
@@ -291,6 +293,8 @@ conn_free(struct conn **cp)
 	free(c->claimed_id);
 	free(c);
 	*cp = NULL;
+	/* Last: with its last connection the service itself may be freed. */
+	counter_set_release(closed, counter_get(closed) + 1);
 }
 
 /* ---- Steps ---- */

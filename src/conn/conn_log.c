@@ -69,7 +69,6 @@ count_end(struct conn *c)
 {
 	struct service_counters *n = conn_counters(c);
 
-	counter_add(&n->closed, 1);
 	if (c->half_counted)
 		counter_add(&n->half_closed, 1);
 	count_bytes(c, n);

@@ -29,7 +29,8 @@ control_sum(const struct service_shared *s, size_t offset)
 	for (size_t i = 0; i < s->n_workers; i++) {
 		const char *base = (const char *)&s->workers[i];
 
-		sum += counter_get(
+		/* Of closed: what its connections used may be freed. */
+		sum += counter_get_acquire(
 		    (const struct counter *)(const void *)(base + offset));
 	}
 	return sum;
