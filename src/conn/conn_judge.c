@@ -133,6 +133,8 @@ conn_rejudge(struct conn *c, const struct service *service)
 	c->service = service;
 	c->link_conf.sni = service->sni;
 	c->rule = NULL;
+	/* A verdict given inside a handshake was the old service's. */
+	c->judged_generation = 0;
 	if (c->state == CONN_CLOSED)
 		return true;
 	if (c->state == CONN_LINGER) {

@@ -461,6 +461,36 @@ sim_conn_rule_withdrawn_before_authorize_refuses(void **state)
 	rig_fini(&r);
 }
 
+/*
+ * The worker knows the new generation before its pass comes to a connection:
+ * what the old rules said meanwhile is no verdict of the new ones.
+ */
+static void
+sim_conn_verdict_of_the_old_service_is_given_again(void **state)
+{
+	struct service other;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, INBOUND, "x");
+	begin(&r);
+	plan.silent = true;
+	(void)settle(&r);
+	plan.silent = false;
+	r.env.conf_generation = 2;
+	assert_int_equal(r.c->judge.judge(&r.c->judge, plan.peer), DENY_NOT);
+	policy_free(&r.policy);
+	rule_fini(&r.rule);
+	allow(&r, "a.test/other");
+	other = r.service;
+	assert_true(conn_rejudge(r.c, &other));
+	plan.made->up = true;
+	assert_int_equal(settle(&r), CONN_OVER);
+	assert_int_equal(accept_app(&r), -1);
+	assert_field(&r, FIELD_reason, "no_rule");
+	rig_fini(&r);
+}
+
 /* Audit lets pass, and says what it would have done. */
 static void
 sim_conn_audit_passes_and_says_so(void **state)
@@ -646,6 +676,8 @@ main(void)
 	    cmocka_unit_test(sim_conn_inbound_allowed_is_relayed_and_logged),
 	    cmocka_unit_test(sim_conn_inbound_denied_is_never_dialled),
 	    cmocka_unit_test(sim_conn_rule_withdrawn_before_authorize_refuses),
+	    cmocka_unit_test(
+	        sim_conn_verdict_of_the_old_service_is_given_again),
 	    cmocka_unit_test(sim_conn_audit_passes_and_says_so),
 	    cmocka_unit_test(sim_conn_handshake_deadline_is_absolute),
 	    cmocka_unit_test(sim_conn_app_refuses_is_a_failed_dial),
