@@ -13,6 +13,7 @@
 
 #define LOG_DELAY_MS  20
 #define STUCK_MS      5000
+#define ASK_GAP_MS    2000
 #define CLOCK_STEP_MS 2000
 
 int64_t
@@ -55,7 +56,8 @@ control_workers_turn(const struct control *k, int64_t within_ms)
 		int64_t beat =
 		    (int64_t)counter_get(&k->workers.public[i].heartbeat_ms);
 
-		if (now - beat > within_ms && now - k->started_ms > within_ms)
+		if (now - beat > within_ms &&
+		    now - k->asked_since_ms > within_ms)
 			return false;
 	}
 	return true;
@@ -204,9 +206,18 @@ on_mail(evutil_socket_t fd, short what, void *arg)
 
 /* ---- Every second ---- */
 
+/*
+ * A stopped process, a suspended host or a slow look-up of ours keeps the
+ * workers from being asked: their silence counts from when we ask again.
+ */
 static void
 ping_workers(struct control *k)
 {
+	int64_t now = control_now_ms();
+
+	if (now - k->asked_ms > ASK_GAP_MS)
+		k->asked_since_ms = now;
+	k->asked_ms = now;
 	for (size_t i = 0; i < k->workers.n_workers; i++) {
 		struct mail_ping *m = calloc(1, sizeof(*m));
 
@@ -630,6 +641,7 @@ control_run(const struct control_args *args)
 	k->args = args;
 	k->exit_code = EXIT_FAILED;
 	k->started_ms = clock_boot_ms();
+	k->asked_ms = k->asked_since_ms = k->started_ms;
 	k->wall_offset_ms = clock_wall_ms() - clock_boot_ms();
 	node_init(&k->old_confs);
 	node_init(&k->listens);

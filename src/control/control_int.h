@@ -124,6 +124,8 @@ struct control {
 	struct metrics_http *http_next; /* bound by a reload under way */
 
 	int64_t started_ms;
+	int64_t asked_ms;       /* the last round of pings */
+	int64_t asked_since_ms; /* they went out each second since then */
 	bool ready; /* READY=1 was sent */
 	bool stopping;
 	int64_t stop_deadline_ms;
