@@ -32,16 +32,17 @@ counter_sub(struct counter *c, uint64_t n)
 	atomic_store_explicit(&c->n, was - n, memory_order_relaxed);
 }
 
+/* Whoever reads N sees also what its writer did before. */
 static inline void
 counter_set(struct counter *c, uint64_t n)
 {
-	atomic_store_explicit(&c->n, n, memory_order_relaxed);
+	atomic_store_explicit(&c->n, n, memory_order_release);
 }
 
 static inline uint64_t
 counter_get(const struct counter *c)
 {
-	return atomic_load_explicit(&c->n, memory_order_relaxed);
+	return atomic_load_explicit(&c->n, memory_order_acquire);
 }
 
 /* After this number is seen, others may free what was used before it. */

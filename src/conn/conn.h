@@ -188,6 +188,7 @@ struct conn {
 	bool groups_asked;
 	bool groups_came;
 	bool may_be_heavy; /* the worker grants one handshake step */
+	bool unproven;     /* the worker counts it as such */
 	bool counted_allowed;
 	bool audit_denied; /* `mode = audit` let it pass */
 	bool half_counted;

@@ -147,6 +147,7 @@ kill_service(struct control *k, const struct service *s)
 			return; /* asked again in the next second */
 		m->mail.kind = MAIL_KILL;
 		m->reason = CLOSE_DRAIN;
+		m->departed = true;
 		m->service = strdup(s->name);
 		if (m->service == NULL) {
 			free(m);
@@ -170,8 +171,13 @@ departed_are_gone(struct control *k, struct old_conf *o)
 	for (size_t i = 0; i < o->conf->n_services; i++) {
 		const struct service *s = &o->conf->services[i];
 
-		if (has_service(k->conf, s->name, s->direction) || live(s) == 0)
+		if (live(s) == 0)
 			continue;
+		if (has_service(k->conf, s->name, s->direction)) {
+			/* Back again: a pass takes them over to it. */
+			gone = gone && publish_is_seen(k, k->conf->generation);
+			continue;
+		}
 		gone = false;
 		if (expired)
 			kill_service(k, s);

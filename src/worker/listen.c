@@ -93,7 +93,8 @@ serve(
 		return;
 	list_add_tail(&w->all, &c->all);
 	w->n_conns++;
-	if (s->direction == INBOUND)
+	c->unproven = s->direction == INBOUND;
+	if (c->unproven)
 		counter_add(&w->public->unproven, 1);
 	counter_set(&w->public->connections, w->n_conns);
 	worker_enqueue(w, c);
@@ -136,6 +137,7 @@ hand_off(
 	m->mail.kind = MAIL_HANDOFF;
 	m->fd = fd;
 	m->from = *from;
+	m->direction = s->direction;
 	(void)snprintf(m->service, sizeof(m->service), "%s", s->name);
 	(void)worker_post(to, &m->mail);
 	return true;
@@ -148,7 +150,7 @@ worker_take_handoff(struct worker *w, struct mail_handoff *m)
 	    w->conf == NULL ? NULL
 	                    : conf_service(w->conf, span_of_str(m->service));
 
-	if (s == NULL)
+	if (s == NULL || s->direction != m->direction)
 		reset_fd(m->fd);
 	else
 		serve(w, s, m->fd, &m->from);

@@ -60,8 +60,11 @@ free_handoff(struct mail *m)
 {
 	struct mail_handoff *h = CONTAINER_OF(m, struct mail_handoff, mail);
 
-	if (h->fd != -1)
-		(void)close(h->fd);
+	if (h->fd == -1)
+		return;
+	/* Nobody served it: to its client that is an abort, not an end. */
+	net_linger_zero(h->fd, true);
+	(void)close(h->fd);
 }
 
 /* The mail is the first member of each message, so its address is theirs. */

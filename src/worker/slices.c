@@ -53,10 +53,19 @@ matches(const struct conn *c, const char *service, const char *peer,
 	return peer == NULL || peer_is(c, peer);
 }
 
-static void
-kill_one(struct mail_kill *m, struct conn *c)
+static bool
+is_in_force(const struct worker *w, const struct conn *c)
 {
-	if (!matches(c, m->service, m->peer, m->conn_id))
+	unsigned int i = c->service->index;
+
+	return i < w->conf->n_services && c->service == &w->conf->services[i];
+}
+
+static void
+kill_one(const struct worker *w, struct mail_kill *m, struct conn *c)
+{
+	if (!matches(c, m->service, m->peer, m->conn_id) ||
+	    (m->departed && is_in_force(w, c)))
 		return;
 	conn_abort(c, m->reason);
 	m->ended++;
@@ -110,8 +119,8 @@ rejudge_one(struct worker *w, struct conn *c)
 {
 	const struct service *s;
 
-	if (c->service == &w->conf->services[c->service->index] ||
-	    c->state == CONN_CLOSED)
+	/* Of one that is closed, the service may be gone already. */
+	if (c->state == CONN_CLOSED || is_in_force(w, c))
 		return;
 	s = conf_service(w->conf, span_of_str(c->service->name));
 	if (s != NULL && s->direction == c->service->direction)
@@ -124,7 +133,7 @@ visit(struct worker *w, struct pass *p, struct conn *c)
 	if (p->mail == NULL)
 		rejudge_one(w, c);
 	else if (p->mail->kind == MAIL_KILL)
-		kill_one(CONTAINER_OF(p->mail, struct mail_kill, mail), c);
+		kill_one(w, CONTAINER_OF(p->mail, struct mail_kill, mail), c);
 	else
 		query_one(CONTAINER_OF(p->mail, struct mail_query, mail), c);
 }

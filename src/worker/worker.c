@@ -72,21 +72,26 @@ worker_find(struct worker *w, uint64_t id)
 	return NULL;
 }
 
-static bool
-is_unproven(const struct conn *c)
+/*
+ * Asked after a step, whoever ended it: a kill, a reload, a deadline. The
+ * service may be gone by then, with the last connection that is counted.
+ */
+static void
+count_proof(struct worker *w, struct conn *c)
 {
-	return c->service->direction == INBOUND && c->state < CONN_AUTHORIZE &&
-	       c->state != CONN_DIAL;
+	if (!c->unproven || c->state == CONN_ACCEPTED ||
+	    c->state == CONN_HANDSHAKE)
+		return;
+	c->unproven = false;
+	counter_sub(&w->public->unproven, 1);
 }
 
 static void
 step(struct worker *w, struct conn *c)
 {
-	bool unproven = is_unproven(c);
 	enum conn_verdict v = conn_step(c);
 
-	if (unproven && !is_unproven(c))
-		counter_sub(&w->public->unproven, 1);
+	count_proof(w, c);
 	switch (v) {
 	case CONN_WAIT:
 		break;
@@ -228,13 +233,28 @@ set_tick(struct worker *w)
 
 /* ---- What conn asks of its worker ---- */
 
+/*
+ * A connection that no pass has visited yet, or whose service has gone, holds
+ * one of an older configuration: its index means another service by now.
+ */
+static const struct service *
+service_now(const struct worker *w, const struct service *s)
+{
+	const struct service *now =
+	    w->conf == NULL ? NULL
+	                    : conf_service(w->conf, span_of_str(s->name));
+
+	return now != NULL && now->direction == s->direction ? now : NULL;
+}
+
 static const struct target_list *
 env_targets(void *owner, const struct service *s)
 {
 	static const struct target_list none = {0};
 	struct worker *w = owner;
 
-	if (w->targets == NULL || w->conf == NULL ||
+	s = service_now(w, s);
+	if (s == NULL || w->targets == NULL ||
 	    w->targets->conf_generation != w->conf->generation ||
 	    s->index >= w->targets->n_services)
 		return &none;
@@ -261,7 +281,9 @@ note(struct worker *w, unsigned int kind, unsigned int service,
 static void
 env_resolve(void *owner, const struct service *s)
 {
-	note(owner, NOTE_RESOLVE, s->index, NULL);
+	s = service_now(owner, s);
+	if (s != NULL)
+		note(owner, NOTE_RESOLVE, s->index, NULL);
 }
 
 static void

@@ -114,6 +114,7 @@ struct mail_kill {
 	uint64_t request; /* control's; 0: nobody waits */
 	unsigned int worker;
 	enum close_reason reason;
+	bool departed;    /* only of services that are no longer in force */
 	char *service;    /* NULL: any; owned */
 	char *peer;       /* NULL: any; owned */
 	uint64_t conn_id; /* 0: any */
@@ -158,6 +159,7 @@ struct mail_handoff {
 	struct mail mail;
 	int fd;
 	struct addr from;
+	enum direction direction; /* one name may change sides */
 	char service[33];
 };
 
