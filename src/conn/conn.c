@@ -523,6 +523,7 @@ handshake_failed(struct conn *c)
 	switch (f->kind) {
 	case LINK_REFUSED:
 		c->deny = f->reason;
+		c->audit_denied = false;
 		if (f->claimed_id != NULL && c->claimed_id == NULL)
 			c->claimed_id = span_dup(span_of_str(f->claimed_id));
 		linger_denied(c, CLOSE_DENIED);

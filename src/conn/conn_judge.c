@@ -7,6 +7,14 @@
 #include "caller.h"
 #include "spiffe.h"
 
+/* The verdict about who calls; a denial here is one that audit lets pass. */
+static void
+note_caller(struct conn *c, enum deny_reason reason)
+{
+	c->deny = reason;
+	c->audit_denied = reason != DENY_NOT;
+}
+
 enum deny_reason
 conn_judge_id(struct conn *c, struct peer *peer)
 {
@@ -14,14 +22,18 @@ conn_judge_id(struct conn *c, struct peer *peer)
 
 	c->judged_generation = c->env->conf_generation;
 	c->rule = v.rule;
-	c->deny = v.decision == DECISION_ALLOW ? DENY_NOT : v.reason;
-	c->audit_denied = false;
-	if (c->deny == DENY_NOT)
+	if (v.decision == DECISION_ALLOW) {
+		/* What audit said about the local program stays said. */
+		if (c->service->direction == INBOUND)
+			note_caller(c, DENY_NOT);
 		return DENY_NOT;
+	}
+	c->deny = v.reason;
+	c->audit_denied = false;
 	/* Audit softens rules about callers of a service, never `expect`. */
 	if (c->service->direction == INBOUND &&
 	    c->service->mode == MODE_AUDIT) {
-		c->audit_denied = true;
+		note_caller(c, v.reason);
 		return DENY_NOT;
 	}
 	return c->deny;
@@ -89,11 +101,8 @@ conn_judge_caller(struct conn *c)
 		}
 		return CALLER_WAIT;
 	}
-	c->deny = DENY_LOCAL_CALLER;
-	if (c->service->mode != MODE_AUDIT)
-		return CALLER_NO;
-	c->audit_denied = true;
-	return CALLER_YES;
+	note_caller(c, DENY_LOCAL_CALLER);
+	return c->service->mode == MODE_AUDIT ? CALLER_YES : CALLER_NO;
 }
 
 void
@@ -117,14 +126,19 @@ caller_may_stay(struct conn *c)
 	struct caller_verdict v;
 
 	c->caller_rule = NULL;
-	if (c->caller == NULL || s->n_callers == 0)
+	/* Inbound; or not judged yet, or its groups are on their way. */
+	if (c->caller == NULL || c->state <= CONN_CALLER)
+		return true;
+	note_caller(c, DENY_NOT);
+	if (s->n_callers == 0)
 		return true;
 	v = policy_decide_caller(s->callers, s->n_callers, c->caller);
 	c->caller_rule = v.rule;
-	if (v.decision == DECISION_ALLOW || s->mode == MODE_AUDIT)
+	if (v.decision == DECISION_ALLOW)
 		return true;
-	/* Not judged yet, or its groups are on their way. */
-	return c->state <= CONN_CALLER;
+	note_caller(c, DENY_LOCAL_CALLER);
+	c->audit_denied = s->mode == MODE_AUDIT;
+	return c->audit_denied;
 }
 
 bool

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "caller.h"
-#include "conn.h"
+#include "conn_int.h"
 #include "scripted.h"
 #include "tls.h"
 
@@ -518,6 +518,45 @@ sim_conn_audit_passes_and_says_so(void **state)
 	rig_fini(&r);
 }
 
+/*
+ * Outbound, audit is about the local program: that the server is the expected
+ * one must not hide that this program would be refused, or nobody dares to
+ * enforce.
+ */
+static void
+sim_conn_audit_of_a_local_program_survives_the_server(void **state)
+{
+	struct caller_rule rule = {0};
+	struct service enforced;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, OUTBOUND, "");
+	assert_int_equal(
+	    caller_rule_parse(span_of_str("uid 4294967290"), &rule, NULL),
+	    FAULT_NONE);
+	r.service.callers = &rule;
+	r.service.n_callers = 1;
+	r.service.mode = MODE_AUDIT;
+	assert_int_equal(caller_env_new(&r.env.caller, NULL), FAULT_NONE);
+	begin(&r);
+	assert_int_equal(conn_judge_caller(r.c), CALLER_YES);
+	assert_int_equal(conn_judge_id(r.c, plan.peer), DENY_NOT);
+	assert_true(r.c->audit_denied);
+	assert_int_equal(r.c->deny, DENY_LOCAL_CALLER);
+	/* And with the trial over, it may not stay. */
+	r.c->state = CONN_RELAY;
+	enforced = r.service;
+	enforced.mode = MODE_ENFORCE;
+	assert_false(conn_rejudge(r.c, &enforced));
+	assert_field(&r, FIELD_close, "policy");
+	assert_field(&r, FIELD_reason, "local_caller");
+	assert_int_equal(counter_get(&r.counters.denied), 1);
+	caller_rule_fini(&rule);
+	caller_env_free(&r.env.caller);
+	rig_fini(&r);
+}
+
 /* The deadline of the handshake is absolute: edges do not extend it. */
 static void
 sim_conn_handshake_deadline_is_absolute(void **state)
@@ -679,6 +718,8 @@ main(void)
 	    cmocka_unit_test(
 	        sim_conn_verdict_of_the_old_service_is_given_again),
 	    cmocka_unit_test(sim_conn_audit_passes_and_says_so),
+	    cmocka_unit_test(
+	        sim_conn_audit_of_a_local_program_survives_the_server),
 	    cmocka_unit_test(sim_conn_handshake_deadline_is_absolute),
 	    cmocka_unit_test(sim_conn_app_refuses_is_a_failed_dial),
 	    cmocka_unit_test(sim_conn_idle_timeout_is_restarted_by_bytes),
