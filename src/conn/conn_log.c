@@ -250,8 +250,8 @@ event_name(const struct conn *c)
 	return "close";
 }
 
-static void
-count_and_log(struct conn *c)
+void
+conn_log_end(struct conn *c)
 {
 	struct link_facts facts = {
 	    .tls_version = "-", .cipher = "-", .group = "-"};
@@ -278,17 +278,4 @@ count_and_log(struct conn *c)
 	add_numbers(c, &f);
 	fields_add(&f, FIELD_close, close_reason_label(c->close));
 	c->env->record(c->env->owner, &f, denial);
-}
-
-/*
- * Counted as closed last: control frees the configuration of a service that
- * has gone when all of its connections are.
- */
-void
-conn_log_end(struct conn *c)
-{
-	struct counter *closed = &conn_counters(c)->closed;
-
-	count_and_log(c);
-	counter_set(closed, counter_get(closed) + 1);
 }

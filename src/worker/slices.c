@@ -119,8 +119,8 @@ rejudge_one(struct worker *w, struct conn *c)
 {
 	const struct service *s;
 
-	/* Of one that is closed, the service may be gone already. */
-	if (c->state == CONN_CLOSED || is_in_force(w, c))
+	/* A closed one too: it is counted under its service when freed. */
+	if (is_in_force(w, c))
 		return;
 	s = conf_service(w->conf, span_of_str(c->service->name));
 	if (s != NULL && s->direction == c->service->direction)

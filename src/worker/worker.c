@@ -72,10 +72,7 @@ worker_find(struct worker *w, uint64_t id)
 	return NULL;
 }
 
-/*
- * Asked after a step, whoever ended it: a kill, a reload, a deadline. The
- * service may be gone by then, with the last connection that is counted.
- */
+/* Asked after a step, whoever ended it: a kill, a reload, a deadline. */
 static void
 count_proof(struct worker *w, struct conn *c)
 {

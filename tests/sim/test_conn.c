@@ -406,6 +406,8 @@ sim_conn_inbound_allowed_is_relayed_and_logged(void **state)
 	assert_field(&r, FIELD_rule, "test.ini:7");
 	assert_int_equal(counter_get(&r.counters.allowed), 1);
 	rig_fini(&r);
+	assert_int_equal(counter_get(&r.counters.opened), 1);
+	assert_int_equal(counter_get(&r.counters.closed), 1);
 }
 
 /* A refused peer never costs the app a connection. */
