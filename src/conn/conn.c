@@ -7,19 +7,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <poll.h>
-
 #include "caller.h"
 #include "clock.h"
 #include "spiffe.h"
 #include "tls.h"
 
-#define LINGER_MS        2000
-#define LINGER_DENIED_MS 1000
-#define LINGER_READ_MAX  ((size_t)64 * 1024)
-#define RECHECK_MS       100
-#define DEAD_CHECK_MS    10000
-#define CALLER_WAIT_MS   1000
+#define LINGER_READ_MAX ((size_t)64 * 1024)
 
 const char *
 conn_state_name(enum conn_state s)
@@ -45,12 +38,6 @@ struct service_counters *
 conn_counters(const struct conn *c)
 {
 	return &c->service->shared->workers[c->env->worker];
-}
-
-static bool
-is_inbound(const struct conn *c)
-{
-	return c->service->direction == INBOUND;
 }
 
 /* The only place where a state changes. */
@@ -115,7 +102,7 @@ watch_plain(struct conn *c)
 {
 	bool is_unix;
 
-	if (is_inbound(c))
+	if (conn_is_inbound(c))
 		is_unix = addr_family(&c->dst) == AF_UNIX;
 	else
 		is_unix = addr_family(&c->src) == AF_UNIX;
@@ -161,8 +148,8 @@ keep_why(struct conn *c, const struct why *why)
 }
 
 /* Wire first, memory in a later turn. */
-static void
-over(struct conn *c)
+void
+conn_over(struct conn *c)
 {
 	dial_free(&c->dial);
 	close_plain(c);
@@ -172,14 +159,14 @@ over(struct conn *c)
 }
 
 /* Resets on both sides, now. */
-static void
-reset_both(struct conn *c, enum close_reason reason)
+void
+conn_reset(struct conn *c, enum close_reason reason)
 {
 	if (c->close == CLOSE_NOT)
 		c->close = reason;
 	if (c->mesh_fd != -1)
 		net_linger_zero(c->mesh_fd, true);
-	over(c);
+	conn_over(c);
 }
 
 void
@@ -187,7 +174,7 @@ conn_abort(struct conn *c, enum close_reason reason)
 {
 	if (c->state == CONN_CLOSED)
 		return;
-	reset_both(c, reason);
+	conn_reset(c, reason);
 	c->env->enqueue(c->env->owner, c);
 }
 
@@ -197,7 +184,7 @@ refuse(struct conn *c, enum deny_reason reason)
 {
 	c->deny = reason;
 	c->audit_denied = false;
-	reset_both(c, CLOSE_DENIED);
+	conn_reset(c, CLOSE_DENIED);
 }
 
 /*
@@ -258,7 +245,7 @@ conn_new(struct conn_env *env, const struct service *service, int fd,
 	    .sni = service->sni,
 	};
 	counter_add(&conn_counters(c)->opened, 1);
-	if (is_inbound(c)) {
+	if (conn_is_inbound(c)) {
 		c->mesh_fd = fd;
 		ok = watch_mesh(c);
 	} else {
@@ -308,7 +295,7 @@ waiting_side_is_gone(struct conn *c)
 {
 	bool gone;
 
-	if (is_inbound(c)) {
+	if (conn_is_inbound(c)) {
 		gone = net_poll_gone(c->mesh_fd, false) == NET_ABORTED;
 	} else {
 		if (!c->plain.stream.readable)
@@ -318,7 +305,7 @@ waiting_side_is_gone(struct conn *c)
 		    net_poll_gone(c->plain_fd, c->plain.is_unix) == NET_ABORTED;
 	}
 	if (gone)
-		reset_both(c, CLOSE_CALLER_GONE);
+		conn_reset(c, CLOSE_CALLER_GONE);
 	return gone;
 }
 
@@ -326,14 +313,14 @@ static enum conn_verdict
 start_handshake(struct conn *c)
 {
 	c->handshake_ns = clock_boot_ns();
-	if (is_inbound(c))
+	if (conn_is_inbound(c))
 		c->link =
 		    c->transport->accept(c->mesh_fd, &c->link_conf, &c->judge);
 	else
 		c->link =
 		    c->transport->connect(c->mesh_fd, &c->link_conf, &c->judge);
 	if (c->link == NULL) {
-		reset_both(c, CLOSE_ERROR);
+		conn_reset(c, CLOSE_ERROR);
 		return CONN_OVER;
 	}
 	if (c->mesh_hup)
@@ -345,7 +332,7 @@ start_handshake(struct conn *c)
 static enum conn_verdict
 step_accepted(struct conn *c)
 {
-	if (is_inbound(c))
+	if (conn_is_inbound(c))
 		return start_handshake(c);
 	move_to(c, CONN_CALLER);
 	return CONN_WAIT;
@@ -390,13 +377,13 @@ start_dial(struct conn *c)
 	const struct service *s = c->service;
 	struct target_list app = {.addrs = (struct addr[]){s->forward}, .n = 1};
 	const struct target_list *list =
-	    is_inbound(c) ? &app : c->env->targets(c->env->owner, s);
+	    conn_is_inbound(c) ? &app : c->env->targets(c->env->owner, s);
 	struct dial_args args = {
 	    .base = c->env->base,
 	    .addrs = list->addrs,
 	    .n_addrs = list->n,
-	    .first = is_inbound(c) ? 0 : first_target(s, list),
-	    .side = is_inbound(c) ? SIDE_PLAIN : SIDE_MESH,
+	    .first = conn_is_inbound(c) ? 0 : first_target(s, list),
+	    .side = conn_is_inbound(c) ? SIDE_PLAIN : SIDE_MESH,
 	    .keepalive_s = s->keepalive_s,
 	    .breaker = c->env->breaker,
 	    .wake = on_dial_wake,
@@ -406,7 +393,7 @@ start_dial(struct conn *c)
 	c->dial_ns = clock_boot_ns();
 	c->dial = dial_start(&args, c->env->now_ms);
 	if (c->dial == NULL) {
-		reset_both(c, CLOSE_ERROR);
+		conn_reset(c, CLOSE_ERROR);
 		return CONN_OVER;
 	}
 	move_to(c, CONN_DIAL);
@@ -439,7 +426,7 @@ start_relay(struct conn *c)
 	struct addr asked;
 
 	if (c->transport->step(c->link, true) != LINK_STREAM) {
-		reset_both(c, CLOSE_ERROR);
+		conn_reset(c, CLOSE_ERROR);
 		return CONN_OVER;
 	}
 	c->mesh = c->transport->next_stream(c->link, &asked);
@@ -456,9 +443,9 @@ dial_failed(struct conn *c)
 {
 	c->dial_reason = dial_why(c->dial, &c->dst);
 	counter_add(&conn_counters(c)->target_failures[c->dial_reason], 1);
-	if (!is_inbound(c))
+	if (!conn_is_inbound(c))
 		c->env->resolve(c->env->owner, c->service);
-	reset_both(c, CLOSE_DIAL_FAILED);
+	conn_reset(c, CLOSE_DIAL_FAILED);
 }
 
 static enum conn_verdict
@@ -471,10 +458,10 @@ dial_connected(struct conn *c)
 	dial_free(&c->dial);
 	c->connect_ms = (int64_t)(ns / 1000000);
 	histogram_add(&conn_counters(c)->connect, ns);
-	if (is_inbound(c)) {
+	if (conn_is_inbound(c)) {
 		c->plain_fd = fd;
 		if (!watch_plain(c)) {
-			reset_both(c, CLOSE_ERROR);
+			conn_reset(c, CLOSE_ERROR);
 			return CONN_OVER;
 		}
 		if (error != 0)
@@ -485,7 +472,7 @@ dial_connected(struct conn *c)
 	atomic_store_explicit(&c->service->shared->last_target,
 	    addr_hash(&c->dst), memory_order_relaxed);
 	if (!watch_mesh(c)) {
-		reset_both(c, CLOSE_ERROR);
+		conn_reset(c, CLOSE_ERROR);
 		return CONN_OVER;
 	}
 	/* The fence again: a dial may have outlived the SVID. */
@@ -533,7 +520,7 @@ handshake_failed(struct conn *c)
 		linger_denied(c, CLOSE_HANDSHAKE_FAILED);
 		return CONN_WAIT;
 	case LINK_NOBODY:
-		reset_both(c, CLOSE_CALLER_GONE);
+		conn_reset(c, CLOSE_CALLER_GONE);
 		return CONN_OVER;
 	case LINK_EOF:
 		c->reason_text = "eof";
@@ -545,14 +532,14 @@ handshake_failed(struct conn *c)
 		c->reason_text = f->alert;
 		break;
 	case LINK_RESUMED:
-		reset_both(c, CLOSE_RESUMED);
+		conn_reset(c, CLOSE_RESUMED);
 		return CONN_OVER;
 	case LINK_OK:
 	case LINK_INTERNAL:
-		reset_both(c, CLOSE_ERROR);
+		conn_reset(c, CLOSE_ERROR);
 		return CONN_OVER;
 	}
-	reset_both(c, CLOSE_HANDSHAKE_FAILED);
+	conn_reset(c, CLOSE_HANDSHAKE_FAILED);
 	return CONN_OVER;
 }
 
@@ -574,7 +561,7 @@ step_handshake(struct conn *c)
 	bool heavy = c->may_be_heavy;
 
 	c->may_be_heavy = false;
-	if (!is_inbound(c) && waiting_side_is_gone(c))
+	if (!conn_is_inbound(c) && waiting_side_is_gone(c))
 		return CONN_OVER;
 	switch (c->transport->step(c->link, heavy)) {
 	case LINK_WAIT:
@@ -596,14 +583,14 @@ step_authorize(struct conn *c)
 {
 	if (c->judged_generation != c->env->conf_generation &&
 	    conn_judge_id(c, c->peer) != DENY_NOT) {
-		reset_both(c, CLOSE_DENIED);
+		conn_reset(c, CLOSE_DENIED);
 		return CONN_OVER;
 	}
 	counter_add(&conn_counters(c)->allowed, 1);
 	c->counted_allowed = true;
 	if (c->audit_denied)
 		counter_add(&conn_counters(c)->audit, 1);
-	if (is_inbound(c))
+	if (conn_is_inbound(c))
 		return start_dial(c);
 	return start_relay(c);
 }
@@ -640,7 +627,7 @@ mesh_close_reason(struct conn *c)
 		return CLOSE_MESH_TRUNCATED;
 	case STREAM_ALERT:
 		/* TLS 1.3: "connected" was not "accepted" yet. */
-		if (!is_inbound(c) && c->mesh->read_bytes == 0)
+		if (!conn_is_inbound(c) && c->mesh->read_bytes == 0)
 			counter_add(
 			    &conn_counters(c)->peer_closed_before_data, 1);
 		return CLOSE_MESH_ALERT;
@@ -665,7 +652,7 @@ end_cleanly(struct conn *c)
 	net_linger_zero(c->plain_fd, false);
 	net_linger_zero(c->mesh_fd, false);
 	c->close = c->mesh_ended_first ? CLOSE_MESH_FIN : CLOSE_PLAIN_FIN;
-	over(c);
+	conn_over(c);
 }
 
 static enum conn_verdict
@@ -723,7 +710,7 @@ step_linger(struct conn *c)
 		c->linger_read += dropped;
 		if (!end && c->linger_read < LINGER_READ_MAX)
 			return CONN_TICK;
-		over(c);
+		conn_over(c);
 		return CONN_OVER;
 	}
 	switch (pump_flush(c->linger_pump, c->env->scratch.spills)) {
@@ -739,230 +726,8 @@ step_linger(struct conn *c)
 	case PUMP_AGAIN:
 		return CONN_TICK;
 	}
-	over(c);
+	conn_over(c);
 	return CONN_OVER;
-}
-
-/* ---- Deadlines ---- */
-
-static int64_t
-after(int64_t since_ms, uint64_t timeout_ms)
-{
-	return timeout_ms == CONF_OFF ? INT64_MAX
-	                              : since_ms + (int64_t)timeout_ms;
-}
-
-static int64_t
-earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
-static int64_t
-half_deadline(const struct conn *c)
-{
-	int64_t since = c->active_ms > c->half_ms ? c->active_ms : c->half_ms;
-
-	if (!relay_is_half_closed(&c->relay))
-		return INT64_MAX;
-	return after(since, c->service->half_close_timeout_ms);
-}
-
-static int64_t
-relay_deadline(const struct conn *c)
-{
-	int64_t d = after(c->active_ms, c->service->idle_timeout_ms);
-
-	d = earlier(d, half_deadline(c));
-	if (c->recheck_ms != 0)
-		d = earlier(d, c->recheck_ms);
-	if (c->dead_check_ms != 0)
-		d = earlier(d, c->dead_check_ms);
-	return d;
-}
-
-static int64_t
-deadline_of(const struct conn *c)
-{
-	const struct service *s = c->service;
-
-	switch (c->state) {
-	case CONN_CALLER:
-		if (c->groups_asked && !c->groups_came)
-			return c->state_ms + CALLER_WAIT_MS;
-		return c->accepted_ms + s->handshake_timeout_ms;
-	case CONN_ACCEPTED:
-		return c->accepted_ms + s->handshake_timeout_ms;
-	case CONN_DIAL:
-		return earlier(
-		    c->state_ms + s->connect_timeout_ms, dial_next_ms(c->dial));
-	case CONN_HANDSHAKE:
-		/* Inbound absolute from accept; outbound from the connect. */
-		return (is_inbound(c) ? c->accepted_ms : c->state_ms) +
-		       s->handshake_timeout_ms;
-	case CONN_RELAY:
-		return relay_deadline(c);
-	case CONN_LINGER:
-		return c->state_ms +
-		       (c->linger_drain ? LINGER_DENIED_MS : LINGER_MS);
-	case CONN_AUTHORIZE:
-	case CONN_CLOSED:
-		break;
-	}
-	return INT64_MAX;
-}
-
-/*
- * Bytes came or went: in RECHECK_MS look for an error that was announced
- * together with them, and in DEAD_CHECK_MS whether the peer still answers. An
- * idle connection has neither.
- */
-static void
-plan_checks(struct conn *c)
-{
-	if (c->state != CONN_RELAY || c->active_ms != c->env->now_ms)
-		return;
-	if (c->recheck_ms == 0)
-		c->recheck_ms = c->env->now_ms + RECHECK_MS;
-	if (c->dead_check_ms == 0 &&
-	    c->service->dead_peer_timeout_ms != CONF_OFF)
-		c->dead_check_ms = c->env->now_ms + DEAD_CHECK_MS;
-}
-
-/*
- * libevent shows an error and a readable socket alike, so an error that came
- * in one edge with bytes would be seen only by the next read: poll tells. It
- * also tells of input behind an urgent byte: the kernel ends a read there,
- * which looks like a socket that is empty.
- */
-static void
-recheck_errors(struct conn *c)
-{
-	struct pollfd p[2] = {
-	    {.fd = c->mesh_fd}, {.fd = c->plain_fd, .events = POLLIN}};
-
-	if (poll(p, 2, 0) <= 0)
-		return;
-	if (p[0].revents & (POLLERR | POLLHUP))
-		c->transport->ready(c->link, true, false, true);
-	if (p[1].revents & (POLLERR | POLLHUP)) {
-		c->plain.hup = true;
-		c->plain.stream.readable = true;
-	} else if (p[1].revents & POLLIN) {
-		c->plain.stream.readable = true;
-	}
-}
-
-/* False: a leg is dead, and the connection over. */
-static bool
-check_legs(struct conn *c)
-{
-	uint64_t timeout = c->service->dead_peer_timeout_ms;
-	bool plain_is_tcp = !c->plain.is_unix;
-
-	c->dead_check_ms = 0;
-	if (timeout == CONF_OFF)
-		return true;
-	if (net_unacked(c->mesh_fd) == 0 &&
-	    !(plain_is_tcp && net_unacked(c->plain_fd) != 0))
-		return true; /* nothing in flight: the next byte asks again */
-	if (net_peer_is_dead(c->mesh_fd, timeout) ||
-	    (plain_is_tcp && net_peer_is_dead(c->plain_fd, timeout))) {
-		reset_both(c, CLOSE_DEAD_PEER);
-		return false;
-	}
-	c->dead_check_ms = c->env->now_ms + DEAD_CHECK_MS;
-	return true;
-}
-
-/* RELAY: whichever of its deadlines has passed. */
-static void
-expire_relay(struct conn *c)
-{
-	int64_t now = c->env->now_ms;
-
-	if (c->recheck_ms != 0 && now >= c->recheck_ms) {
-		c->recheck_ms = 0;
-		recheck_errors(c);
-	}
-	if (c->dead_check_ms != 0 && now >= c->dead_check_ms && !check_legs(c))
-		return;
-	if (now >= half_deadline(c))
-		reset_both(c, CLOSE_HALF_CLOSE_IDLE);
-	else if (now >= relay_deadline(c))
-		reset_both(c, CLOSE_IDLE);
-}
-
-static enum close_reason
-timeout_reason(const struct conn *c)
-{
-	switch (c->state) {
-#define X(state, deadline, reason)                                             \
-	case CONN_##state:                                                     \
-		return CLOSE_##reason;
-		CONN_STATES(X)
-#undef X
-	}
-	return CLOSE_ERROR;
-}
-
-/* The deadline of the state has passed. */
-static void
-expire(struct conn *c)
-{
-	int64_t now = c->env->now_ms;
-
-	if (c->state == CONN_LINGER) {
-		over(c);
-		return;
-	}
-	if (c->state == CONN_RELAY) {
-		expire_relay(c);
-		return;
-	}
-	if (c->state == CONN_CALLER && c->groups_asked && !c->groups_came) {
-		c->groups_came = true; /* nobody answered: judged without */
-		return;
-	}
-	if (c->state == CONN_DIAL &&
-	    now < c->state_ms + c->service->connect_timeout_ms)
-		return; /* only the dial's own pace: the step goes on */
-	if (c->state == CONN_DIAL) {
-		(void)dial_why(c->dial, &c->dst);
-		c->dial_reason = DIAL_TIMEOUT;
-		counter_add(
-		    &conn_counters(c)->target_failures[DIAL_TIMEOUT], 1);
-		if (!is_inbound(c))
-			c->env->resolve(c->env->owner, c->service);
-	}
-	if (c->state == CONN_HANDSHAKE || c->state == CONN_ACCEPTED ||
-	    c->state == CONN_CALLER)
-		c->reason_text = "timeout";
-	reset_both(c, timeout_reason(c));
-}
-
-static void
-arm_timer(struct conn *c)
-{
-	int64_t due = deadline_of(c);
-
-	c->deadline_ms = due;
-	if (due == INT64_MAX)
-		return; /* a timer that is still set finds nothing to do */
-	if (node_is_queued(&c->timer.node) && c->timer.due_ms <= due)
-		return; /* comes earlier, and then finds the true one */
-	wheel_set(c->env->wheel, &c->timer, due);
-}
-
-void
-conn_timer(struct conn *c)
-{
-	if (c->state == CONN_CLOSED)
-		return;
-	if (c->env->now_ms >= deadline_of(c))
-		c->env->enqueue(c->env->owner, c);
-	else
-		arm_timer(c);
 }
 
 static enum conn_verdict
@@ -992,8 +757,8 @@ step_in_state(struct conn *c)
 enum conn_verdict
 conn_step(struct conn *c)
 {
-	if (c->state != CONN_CLOSED && c->env->now_ms >= deadline_of(c))
-		expire(c);
+	if (c->state != CONN_CLOSED && c->env->now_ms >= conn_deadline(c))
+		conn_expire(c);
 	for (;;) {
 		enum conn_state before = c->state;
 		enum conn_verdict verdict = step_in_state(c);
@@ -1002,8 +767,8 @@ conn_step(struct conn *c)
 			continue;
 		if (c->state == CONN_CLOSED)
 			return CONN_OVER;
-		plan_checks(c);
-		arm_timer(c);
+		conn_plan_checks(c);
+		conn_arm_timer(c);
 		return verdict;
 	}
 }
