@@ -58,7 +58,7 @@ void
 worker_listeners_resume(struct worker *w)
 {
 	if (is_full(w)) {
-		w->resume_ms = w->env.now_ms + PAUSE_MS;
+		pause_listeners(w);
 		return;
 	}
 	w->paused = false;
