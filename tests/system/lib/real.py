@@ -267,6 +267,7 @@ class Pair:
             p.kill()
         self.issuer.stop()
         self._end.set()
+        shutil.rmtree(self.folder, ignore_errors=True)
         return None
 
     def assert_clean(self):
