@@ -569,6 +569,16 @@ check_tls_profile(struct builder *b, const struct place *profile_at,
 		    "ciphersuites and groups need tls_profile = list");
 }
 
+/* Was KEY written in a [global] section, rightly or wrongly? */
+static bool
+global_has(const struct builder *b, const char *key)
+{
+	for (size_t i = 0; i < b->raw->n_sections; i++)
+		if (b->info[i].kind == SECTION_G && seen(&b->info[i], key))
+			return true;
+	return false;
+}
+
 static void
 check_endpoint(struct builder *b, const struct place *at)
 {
@@ -587,6 +597,8 @@ check_endpoint(struct builder *b, const struct place *at)
 			    "the network must authenticate this endpoint");
 		return;
 	}
+	if (global_has(b, "workload_api"))
+		return; /* written, and its mistake is said already */
 	if (env == NULL || env[0] == '\0')
 		diag_add_as(b->d, severity, "C117", at,
 		    "write workload_api = unix:///abs/path",

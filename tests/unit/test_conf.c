@@ -488,6 +488,27 @@ test_conf_environment_strict_or_noted(void **state)
 	check(text, "");
 }
 
+/* An endpoint that is written wrongly is not said to be missing besides. */
+static void
+test_conf_wrong_endpoint_is_said_once(void **state)
+{
+	struct conf_load_args args = {.n_files = 1, .strict_environment = true};
+	const char *text = "[global]\nworkload_api = /run/x.sock\n";
+	struct raw raw = {0};
+	struct conf *c = NULL;
+	struct diags d;
+	char got[1024];
+
+	(void)state;
+	unsetenv("SPIFFE_ENDPOINT_SOCKET");
+	diags_init(&d);
+	raw_add(&raw, "a.ini", (uint8_t *)strdup(text), strlen(text), &d);
+	assert_int_equal(conf_build(&raw, &args, &c, &d), FAULT_CONF);
+	assert_string_equal(said(&d, got), "2:16 C117");
+	raw_fini(&raw);
+	diags_fini(&d);
+}
+
 /* Codes are an interface: none twice, all with their page. */
 static void
 test_diag_codes_unique_and_documented(void **state)
@@ -539,6 +560,7 @@ main(void)
 	    cmocka_unit_test(test_conf_later_global_wins),
 	    cmocka_unit_test(test_conf_unknown_name_pends_at_start),
 	    cmocka_unit_test(test_conf_environment_strict_or_noted),
+	    cmocka_unit_test(test_conf_wrong_endpoint_is_said_once),
 	    cmocka_unit_test(test_diag_codes_unique_and_documented),
 	    cmocka_unit_test(test_diag_pages_name_no_key_of_other_releases),
 	};
