@@ -244,12 +244,8 @@ PRODUCTS = {"postern": postern, "haproxy": haproxy, "nginx": nginx,
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def on_first():
-    os.sched_setaffinity(0, {CORES[0]})
-
-
-def on_last():
-    os.sched_setaffinity(0, {CORES[-1]})
+ON_FIRST = ["taskset", "-c", str(CORES[0])]
+ON_LAST = ["taskset", "-c", str(CORES[-1])]
 
 
 # ---- Measuring -------------------------------------------------------------
@@ -286,8 +282,8 @@ class Running:
         self.folder = estate.folder
         self.plain, mesh = free_port(), free_port()
         self.processes = [
-            subprocess.Popen(c, stderr=open(self.log_of(i), "wb"),
-                             stdout=subprocess.DEVNULL, preexec_fn=on_last)
+            subprocess.Popen(ON_LAST + c, stderr=open(self.log_of(i), "wb"),
+                             stdout=subprocess.DEVNULL)
             for i, c in enumerate(PRODUCTS[name](
                 estate, build, self.plain, mesh, sink))]
         wait_for(self._works, "%s relays a byte" % name, 30)
@@ -339,10 +335,9 @@ WORK = [
 def round_of(load, running, work, args):
     before = running.cpu()
     done = subprocess.run(
-        [load, *[w.format(port=running.plain, bulk=args.bulk, echo=args.echo,
+        [*ON_FIRST, load, *[w.format(port=running.plain, bulk=args.bulk, echo=args.echo,
                           conn=args.conn) for w in work[1]]],
-        capture_output=True, text=True, check=False, timeout=600,
-        preexec_fn=on_first)
+        capture_output=True, text=True, check=False, timeout=600)
     if done.returncode != 0:
         return None
     time.sleep(0.05)  # the proxies finish closing; their time is counted
@@ -356,9 +351,8 @@ def round_of(load, running, work, args):
 
 def idle_of(load, running, count):
     before = running.memory()
-    p = subprocess.Popen([load, "idle", str(running.plain), str(count)],
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         preexec_fn=on_first)
+    p = subprocess.Popen([*ON_FIRST, load, "idle", str(running.plain), str(count)],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     p.stdout.readline()
     time.sleep(1.5)  # allocators give back what they will
     after = running.memory()
@@ -385,8 +379,7 @@ def main():
         os.chown(folder, 65111, 65111)
     estate = Estate(folder)
     sink_port = free_port()
-    sink = subprocess.Popen([load, "sink", str(sink_port)],
-                            preexec_fn=on_first)
+    sink = subprocess.Popen([*ON_FIRST, load, "sink", str(sink_port)])
     names = args.products.split(",")
     results = {}
     running = {}

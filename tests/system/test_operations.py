@@ -1,7 +1,6 @@
 """Reload, limits, deadlines and what stands around the data path."""
 
 import os
-import resource
 import socket
 import ssl
 import subprocess
@@ -332,8 +331,8 @@ def test_descriptors_run_out_and_come_back(ca, agent):
     with Inbound(ca, agent, echo.listener.addr, wait=False, threads=1) as a:
         a.postern.stop()
         # 32 in reserve and two for each connection: room for about 30.
-        a.postern = Postern(a.config, preexec=lambda: resource.setrlimit(
-            resource.RLIMIT_NOFILE, (96, 96))).wait_identity()
+        a.postern = Postern(
+            a.config, prefix=["prlimit", "--nofile=96:96"]).wait_identity()
         limit = a.postern.metric("postern_connections_limit")
         assert limit == 32
         ctx = a.client_context()

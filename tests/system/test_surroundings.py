@@ -187,11 +187,8 @@ def test_sockets_passed_by_the_service_manager(ca, agent):
         config = a.config.replace("127.0.0.1:%d" % a.mesh, "systemd:mesh")
 
         def launch(names, wait=True):
-            def activate():
-                os.dup2(passed.sock.fileno(), 3)
-                os.set_inheritable(3, True)
-                os.environ["LISTEN_PID"] = str(os.getpid())
-            shell = 'export LISTEN_PID=$$; exec "$@"'
+            fd = passed.sock.fileno()
+            shell = 'exec 3<&%d; export LISTEN_PID=$$; exec "$@"' % fd
             p = Postern.__new__(Postern)
             # The variable names the process itself: a shell becomes it.
             p.folder, p.config_path = a.postern.folder, a.postern.config_path
@@ -203,9 +200,9 @@ def test_sockets_passed_by_the_service_manager(ca, agent):
             p._user(command, None)
             env = dict(os.environ, LISTEN_FDS="1", LISTEN_FDNAMES=names)
             p.process = subprocess.Popen(
-                ["sh", "-c", shell, "sh", *command], stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL, env=env, preexec_fn=activate,
-                close_fds=False)
+                ["bash", "-c", shell, "bash", *command],
+                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=env,
+                pass_fds=[fd])
             p._reader = threading.Thread(target=p._read, daemon=True)
             p._reader.start()
             if wait:

@@ -52,7 +52,7 @@ class Postern:
     """One `postern run`. Use as a context manager, or call stop()."""
 
     def __init__(self, config, folder=None, env=None, wait=True, args=(),
-                 user=None, prefix=(), preexec=None):
+                 user=None, prefix=()):
         self.folder = folder or tempfile.mkdtemp(prefix="postern-test-")
         os.chmod(self.folder, 0o755)
         self.config_path = os.path.join(self.folder, "postern.ini")
@@ -74,7 +74,7 @@ class Postern:
             full["NOTIFY_SOCKET"] = env["NOTIFY_SOCKET"]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            env=full, preexec_fn=preexec)
+            env=full)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if wait:
