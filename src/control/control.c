@@ -12,6 +12,7 @@
 #include "spiffe.h"
 
 #define LOG_DELAY_MS  20
+#define LAST_LINES_MS 2000 /* for a slow reader of stderr, at the end */
 #define STUCK_MS      5000
 #define ASK_GAP_MS    2000
 #define CLOCK_STEP_MS 2000
@@ -140,13 +141,15 @@ take_note(struct control *k, struct mail_note *n)
 static void
 on_log_delay(evutil_socket_t fd, short what, void *arg)
 {
+	const struct timeval soon = {.tv_usec = 1000};
 	struct control *k = arg;
 
 	(void)fd;
 	(void)what;
 	atomic_store_explicit(
 	    &k->workers.logs_pending, false, memory_order_release);
-	log_sink_drain(k->log);
+	if (log_sink_drain(k->log))
+		(void)event_add(k->log_event, &soon);
 }
 
 static void
@@ -241,7 +244,7 @@ watch_workers(struct control *k)
 		log_say(LOG_LEVEL_ERROR, "stop",
 		    "a worker has not turned for %d s: aborting",
 		    STUCK_MS / 1000);
-		log_sink_drain(k->log);
+		(void)log_sink_drain(k->log);
 		abort();
 	}
 	if (watchdog_ms != 0 &&
@@ -343,7 +346,7 @@ on_second(evutil_socket_t fd, short what, void *arg)
 	pending_tick(k);
 	publish_reap(k);
 	admin_tick(k->admin);
-	log_sink_drain(k->log);
+	(void)log_sink_drain(k->log);
 	become_ready(k);
 }
 
@@ -508,6 +511,8 @@ start(struct control *k, struct why *why)
 static void
 stop_workers(struct control *k)
 {
+	int64_t until_ms;
+
 	for (size_t i = 0;
 	     k->workers.workers != NULL && i < k->workers.n_workers; i++) {
 		struct worker *w = k->workers.workers[i];
@@ -521,8 +526,10 @@ stop_workers(struct control *k)
 		(void)worker_post(w, m);
 		worker_join(w);
 	}
-	if (k->log != NULL)
-		log_sink_drain(k->log);
+	until_ms = control_now_ms() + LAST_LINES_MS;
+	while (k->log != NULL && control_now_ms() < until_ms &&
+	       log_sink_drain(k->log))
+		continue;
 	for (size_t i = 0;
 	     k->workers.workers != NULL && i < k->workers.n_workers; i++)
 		worker_free(&k->workers.workers[i]);

@@ -235,7 +235,8 @@ bool hosts_targets(
 struct log_sink *log_sink_new(struct control *k);
 void log_sink_free(struct log_sink **s);
 void log_sink_configure(struct log_sink *s, const struct conf *c);
-void log_sink_drain(struct log_sink *s);
+/* A share of what the workers wrote; true: there may be more. */
+bool log_sink_drain(struct log_sink *s);
 uint64_t log_sink_dropped(const struct log_sink *s);
 
 /* ---- admin.c ---- */

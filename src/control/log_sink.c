@@ -22,6 +22,13 @@
 /* How long a reader of stderr may keep us waiting, once. */
 #define STDERR_MS 200
 
+/*
+ * Workers may write faster than a pipe is read: a drain that went on until
+ * their rings are empty would keep control from everything else.
+ */
+#define DRAIN_RECORDS 1000
+#define DRAIN_MS      50
+
 struct repeat {
 	uint64_t key; /* of service, source and reason; 0: free */
 	int64_t since_ms;
@@ -35,6 +42,7 @@ struct log_sink {
 	int journal_fd; /* -1: none */
 	bool stuck;     /* stderr took nothing for STDERR_MS */
 	uint64_t dropped;
+	size_t drains;
 	struct repeat repeats[REPEAT_SLOTS];
 };
 
@@ -238,31 +246,53 @@ write_denial(struct log_sink *s, const struct fields *f)
 	write_line(s, f);
 }
 
-static void
-drain_ring(struct log_sink *s, struct ring *r, bool denials)
+/* True: there may be more. */
+static bool
+drain_ring(struct log_sink *s, struct ring *r, bool denials, int64_t until_ms)
 {
 	struct fields f;
 
-	while (ring_read(r, &f, sizeof(f)) != 0) {
+	for (size_t n = 0; n < DRAIN_RECORDS && control_now_ms() < until_ms;
+	     n++) {
+		if (ring_read(r, &f, sizeof(f)) == 0)
+			return false;
 		if (denials)
 			write_denial(s, &f);
 		else
 			write_line(s, &f);
 	}
+	return true;
 }
 
-void
-log_sink_drain(struct log_sink *s)
+/* Each time another worker is the first: a slow reader starves none. */
+static bool
+drain_rings(struct log_sink *s, bool denials, int64_t until_ms)
 {
 	const struct worker_shared *w = &s->control->workers;
-	int64_t now = control_now_ms();
+	bool more = false;
 
 	for (size_t i = 0; w->workers != NULL && i < w->n_workers; i++) {
-		if (w->workers[i] == NULL)
+		struct worker *from =
+		    w->workers[(s->drains + i) % w->n_workers];
+
+		if (from == NULL)
 			continue;
-		drain_ring(s, worker_denial_ring(w->workers[i]), true);
-		drain_ring(s, worker_traffic_ring(w->workers[i]), false);
+		more |= drain_ring(s,
+		    denials ? worker_denial_ring(from)
+		            : worker_traffic_ring(from),
+		    denials, until_ms);
 	}
+	return more;
+}
+
+bool
+log_sink_drain(struct log_sink *s)
+{
+	int64_t now = control_now_ms();
+	bool more = drain_rings(s, true, now + DRAIN_MS);
+
+	more |= drain_rings(s, false, now + DRAIN_MS);
+	s->drains++;
 	for (size_t i = 0; i < REPEAT_SLOTS; i++) {
 		if (s->repeats[i].count != 0 &&
 		    now >= s->repeats[i].since_ms + REPEAT_MS) {
@@ -270,6 +300,7 @@ log_sink_drain(struct log_sink *s)
 			s->repeats[i].since_ms = now;
 		}
 	}
+	return more;
 }
 
 void

@@ -97,7 +97,7 @@ static const char *
 drained(struct world *w)
 {
 	redirect(w);
-	log_sink_drain(w->sink);
+	(void)log_sink_drain(w->sink);
 	return redirect_end(w);
 }
 
@@ -270,7 +270,7 @@ test_log_sink_full_pipe_is_counted_as_dropped(void **state)
 	redirect(&w);
 	while (write(STDERR_FILENO, junk, sizeof(junk)) > 0)
 		continue;
-	log_sink_drain(w.sink);
+	(void)log_sink_drain(w.sink);
 	log_say(LOG_LEVEL_ERROR, "stop", "nobody hears this");
 	(void)redirect_end(&w);
 	assert_int_equal(log_sink_dropped(w.sink), 2);
@@ -299,7 +299,7 @@ test_log_sink_full_blocking_pipe_does_not_block(void **state)
 	redirect(&w);
 	(void)dup2(p[1], STDERR_FILENO);
 	alarm(60);
-	log_sink_drain(w.sink);
+	(void)log_sink_drain(w.sink);
 	alarm(0);
 	(void)redirect_end(&w);
 	assert_int_equal(log_sink_dropped(w.sink), 2);
@@ -310,7 +310,7 @@ test_log_sink_full_blocking_pipe_does_not_block(void **state)
 	redirect(&w);
 	(void)dup2(p[1], STDERR_FILENO);
 	now_ms += 1000;
-	log_sink_drain(w.sink);
+	(void)log_sink_drain(w.sink);
 	(void)redirect_end(&w);
 	assert_true(read(p[0], w.text, sizeof(w.text)) > 0);
 	assert_int_equal(count(w.text, "repeated=3"), 2);
@@ -384,6 +384,32 @@ test_log_sink_configure_changes_the_format_of_the_next_line(void **state)
 	world_fini(&w);
 }
 
+/*
+ * Under a flood of lines control still reloads, rotates and stops: one drain
+ * takes a share, and says that there is more.
+ */
+static void
+test_log_sink_drain_takes_a_share_of_a_flood(void **state)
+{
+	struct world w;
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	bool first, second;
+
+	(void)state;
+	world_init(&w, CONF_LOG_LOGFMT);
+	for (int i = 0; i < 1500; i++)
+		deny(&w, 1, WEB, "127.0.0.1:1");
+	redirect(&w);
+	(void)dup2(null, STDERR_FILENO);
+	first = log_sink_drain(w.sink);
+	second = log_sink_drain(w.sink);
+	(void)redirect_end(&w);
+	assert_true(first);
+	assert_false(second);
+	(void)close(null);
+	world_fini(&w);
+}
+
 int
 main(void)
 {
@@ -405,6 +431,7 @@ main(void)
 	        test_log_sink_format_auto_without_journal_is_logfmt),
 	    cmocka_unit_test(
 	        test_log_sink_configure_changes_the_format_of_the_next_line),
+	    cmocka_unit_test(test_log_sink_drain_takes_a_share_of_a_flood),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
