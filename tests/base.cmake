@@ -1,2 +1,3 @@
 unit(base)
 unit(mailbox)
+fuzz(log)

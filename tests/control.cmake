@@ -6,3 +6,4 @@ unit(admin USES ${control_uses} EXT event_core)
 target_link_options(unit_admin
 	PRIVATE -Wl,--wrap=control_now_ms,--wrap=verb_dump)
 unit(metrics USES ${control_uses} issuer EXT event_core crypto)
+fuzz(admin_reply USES ${control_uses} EXT event_core)

@@ -1,4 +1,4 @@
-#include "control.h"
+#include "control_int.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -63,9 +63,20 @@ send_line(int fd, const char *line)
 		(void)send(fd, "\n", 1, MSG_NOSIGNAL);
 }
 
-/* Copy the body; -1 when the last line is missing. */
+/* A reply that ends within its last line was cut as well: -1. */
 static int
-copy_reply(FILE *in, FILE *out)
+exit_code(const char *digits)
+{
+	char *end;
+	long code = strtol(digits, &end, 10);
+
+	if (*digits < '0' || *digits > '9' || *end != '\n' || code > 255)
+		return -1;
+	return (int)code;
+}
+
+int
+admin_copy_reply(FILE *in, FILE *out)
 {
 	char *line = NULL;
 	size_t cap = 0;
@@ -73,10 +84,8 @@ copy_reply(FILE *in, FILE *out)
 	ssize_t n;
 
 	while ((n = getline(&line, &cap, in)) > 0) {
-		/* A reply that ends within its last line was cut as well. */
 		if (strncmp(line, ".exit ", 6) == 0) {
-			if (line[n - 1] == '\n')
-				code = atoi(line + 6);
+			code = exit_code(line + 6);
 			break;
 		}
 		(void)fwrite(line[0] == '.' ? line + 1 : line, 1,
@@ -114,7 +123,7 @@ control_ask(const char *path, const char *line, FILE *out, FILE *err)
 	}
 	/* One that refuses us may answer before it has read everything. */
 	send_line(fd, line);
-	code = copy_reply(in, out);
+	code = admin_copy_reply(in, out);
 	(void)fclose(in);
 	if (code == -1) {
 		(void)fprintf(err, "postern: %s: the reply was cut\n", tried);

@@ -126,7 +126,7 @@ struct control {
 	int64_t started_ms;
 	int64_t asked_ms;       /* the last round of pings */
 	int64_t asked_since_ms; /* they went out each second since then */
-	bool ready; /* READY=1 was sent */
+	bool ready;             /* READY=1 was sent */
 	bool stopping;
 	int64_t stop_deadline_ms;
 	bool stop_killed;
@@ -246,6 +246,10 @@ void admin_tick(struct admin *a);
 void admin_answered(struct admin *a, struct mail *m); /* KILL, QUERY; taken */
 /* The reply is complete: send it, with this exit code. */
 void admin_done(struct admin_client *c, int exit_code);
+
+/* ---- admin_client.c ---- */
+/* Copy the body; the daemon's code, or -1 when the last line is missing. */
+int admin_copy_reply(FILE *in, FILE *out);
 
 /* What a verb gets and fills. */
 struct admin_client {

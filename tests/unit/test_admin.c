@@ -680,8 +680,9 @@ ask_stub(const char *reply, char out[512])
 static void
 test_admin_client_cut_reply_is_never_success(void **state)
 {
-	static const char *const cut[] = {
-	    "", "body", "body\n", "body\n.", "body\n.exit", "body\n.exit "};
+	static const char *const cut[] = {"", "body", "body\n", "body\n.",
+	    "body\n.exit", "body\n.exit ", "body\n.exit 0", "body\n.exit \n",
+	    "body\n.exit x\n", "body\n.exit -1\n", "body\n.exit 256\n"};
 	char out[512];
 
 	(void)state;
