@@ -347,6 +347,11 @@ dial_step(struct dial *d, int64_t now_ms)
 		attempt_end(&d->attempt[1]);
 		return DIAL_CONNECTED;
 	}
+	if (d->attempt[0].fd == -1) {
+		/* The older one has failed: the other is the older one now. */
+		d->attempt[0] = d->attempt[1];
+		d->attempt[1] = (struct attempt){.fd = -1};
+	}
 	if (d->retry_ms != 0) {
 		if (now_ms < d->retry_ms)
 			return DIAL_WAIT;

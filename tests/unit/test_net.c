@@ -372,6 +372,57 @@ test_dial_unix_backlog_full_is_tried_again(void **state)
 	rig_fini(&r);
 }
 
+/* A listener whose queue is full drops SYNs: a connect to it hangs. */
+static int
+silent(struct addr *addr_r, int *filler_r)
+{
+	int l = listening(SIDE_MESH, addr_r);
+
+	assert_int_equal(listen(l, 0), 0);
+	*filler_r = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(*filler_r, &addr_r->sa.any, addr_r->len), 0);
+	return l;
+}
+
+/*
+ * The first address refuses late, while the second is tried: the third gets
+ * its own 250 ms, or a target that answers would be called dead.
+ */
+static void
+test_dial_attempt_after_a_late_refusal_has_its_time(void **state)
+{
+	struct addr addrs[4];
+	int l[4], fillers[4];
+	struct rig r;
+	struct dial *d;
+	int64_t until = clock_boot_ms() + 20000;
+
+	(void)state;
+	rig_init(&r);
+	for (size_t i = 0; i < 4; i++)
+		l[i] = silent(&addrs[i], &fillers[i]);
+	d = dial(&r, addrs, 4, 0);
+	assert_int_equal(dial_step(d, 1250), DIAL_WAIT);
+	/* The kernel's next SYN to the first is answered by a reset. */
+	(void)close(l[0]);
+	while (
+	    dial_why(d, &addrs[0]) != DIAL_REFUSED && clock_boot_ms() < until) {
+		(void)event_base_loop(r.base, EVLOOP_ONCE | EVLOOP_NONBLOCK);
+		assert_int_equal(dial_step(d, 1300), DIAL_WAIT);
+	}
+	assert_int_equal(dial_step(d, 1500), DIAL_WAIT);
+	assert_int_equal(dial_next_ms(d), 1750);
+	assert_int_equal(dial_step(d, 1501), DIAL_WAIT);
+	assert_int_equal(dial_next_ms(d), 1750);
+	dial_free(&d);
+	for (size_t i = 0; i < 4; i++) {
+		(void)close(fillers[i]);
+		if (i != 0)
+			(void)close(l[i]);
+	}
+	rig_fini(&r);
+}
+
 int
 main(void)
 {
@@ -384,6 +435,8 @@ main(void)
 	    cmocka_unit_test(test_dial_all_refused_fails_with_the_last_reason),
 	    cmocka_unit_test(test_dial_without_addresses_is_dns),
 	    cmocka_unit_test(test_dial_unix_backlog_full_is_tried_again),
+	    cmocka_unit_test(
+	        test_dial_attempt_after_a_late_refusal_has_its_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
