@@ -244,8 +244,11 @@ listeners_reap(struct control *k)
 		struct listen_socket *l =
 		    CONTAINER_OF(it, struct listen_socket, node);
 
-		if (!l->used)
-			socket_free(l);
+		if (l->used)
+			continue;
+		if (l->systemd != NULL)
+			give_back(k, l);
+		socket_free(l);
 	}
 }
 

@@ -387,8 +387,10 @@ await(struct control *k, struct admin_client *client, const struct conf *old)
 	text_fini(&d);
 	if (r == NULL) {
 		(void)sys_notify("READY=1");
-		if (client != NULL)
+		if (client != NULL) {
+			client->awaited = 0;
 			admin_done(client, 0);
+		}
 		return;
 	}
 	r->client = client;

@@ -464,6 +464,32 @@ test_listeners_systemd_socket_survives_a_refused_reload(void **state)
 	world_fini(&w);
 }
 
+/* A service that comes back finds the socket that systemd passed for it. */
+static void
+test_listeners_systemd_socket_survives_its_service(void **state)
+{
+	struct world w;
+	struct made m;
+	struct addr a;
+
+	(void)state;
+	world_init(&w, 1);
+	a = inherit(&w, "web", true);
+	made_init(&m);
+	add_systemd(&m, "web");
+	load(&w, &m);
+	made_init(&m);
+	load(&w, &m);
+	listeners_reap(&w.control);
+	assert_int_equal(listen_count(&w.control), 0);
+	assert_int_equal(try_connect(&a), 0);
+	made_init(&m);
+	add_systemd(&m, "web");
+	load(&w, &m);
+	assert_int_equal(fd_for(&w, 0, 0), w.control.inherited[0].fd);
+	world_fini(&w);
+}
+
 int
 main(void)
 {
@@ -471,6 +497,8 @@ main(void)
 	    cmocka_unit_test(test_listeners_prepare_binds_and_does_not_listen),
 	    cmocka_unit_test(
 	        test_listeners_tcp_gives_each_worker_its_own_descriptor),
+	    cmocka_unit_test(
+	        test_listeners_systemd_socket_survives_its_service),
 	    cmocka_unit_test(
 	        test_listeners_unix_gives_all_workers_one_descriptor),
 	    cmocka_unit_test(test_listeners_kept_address_keeps_its_descriptor),
