@@ -124,8 +124,6 @@ struct conn_env {
 	void (*resolve)(void *owner, const struct service *s);
 	/* Have the groups of UID looked up; conn_groups() brings the answer. */
 	void (*ask_groups)(void *owner, struct conn *c, uid_t uid);
-	/* Is this one of our own listeners? */
-	bool (*is_own_listener)(void *owner, const struct addr *a);
 	/* A finished record; DENIAL goes to the ring that traffic cannot fill. */
 	void (*record)(void *owner, const struct fields *f, bool denial);
 	/* May a line of an allowed connection be written? Counts as one. */

@@ -131,6 +131,7 @@ take_note(struct control *k, struct mail_note *n)
 		log_say(LOG_LEVEL_ERROR, "identity-lost",
 		    "worker %u keeps the old SVID: %s", n->worker, n->why.text);
 		k->posted_key_type = NULL;
+		k->publish_again = true;
 	} else if (n->conf_generation == k->conf->generation &&
 	           n->service < k->conf->n_services) {
 		hosts_ask(k, &k->conf->services[n->service]);
@@ -344,6 +345,7 @@ on_second(evutil_socket_t fd, short what, void *arg)
 	hosts_tick(k);
 	reload_tick(k);
 	pending_tick(k);
+	publish_retry(k);
 	publish_reap(k);
 	admin_tick(k->admin);
 	(void)log_sink_drain(k->log);

@@ -112,6 +112,7 @@ struct control {
 	uint64_t material_generation;
 	const char *posted_key_type; /* constant; NULL: none posted */
 	bool posted_set;
+	bool publish_again; /* workers lack what is in force: no memory */
 	uint64_t discards;
 	uint64_t reopens;
 	uint64_t crl_warned;
@@ -190,6 +191,7 @@ enum fault publish_material(struct control *k, struct why *why);
 bool publish_conf(struct control *k, struct conf *c);
 void publish_targets(struct control *k);
 void publish_reap(struct control *k);
+void publish_retry(struct control *k);
 bool publish_is_seen(const struct control *k, uint64_t generation);
 enum fault source_start(struct control *k, struct why *why);
 void keeper_did(struct control *k, unsigned int acts, const char *cause);

@@ -398,12 +398,22 @@ static void
 do_publish(struct control *k)
 {
 	struct why why;
+	enum fault f = publish_material(k, &why);
 
-	if (publish_material(k, &why) != FAULT_NONE)
+	k->publish_again = f == FAULT_NOMEM;
+	if (f != FAULT_NONE)
 		log_say(LOG_LEVEL_ERROR, "update-discarded",
 		    "the new identity could not be built, the old one "
 		    "serves: %s",
 		    why.text);
+}
+
+/* A withdrawal that was not told for want of memory must not wait. */
+void
+publish_retry(struct control *k)
+{
+	if (k->publish_again)
+		do_publish(k);
 }
 
 void

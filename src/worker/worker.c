@@ -306,18 +306,6 @@ env_ask_groups(void *owner, struct conn *c, uid_t uid)
 	(void)mail_post(w->shared->control, &m->mail);
 }
 
-static bool
-env_is_own_listener(void *owner, const struct addr *a)
-{
-	struct worker *w = owner;
-
-	for (size_t i = 0; i < w->n_listeners; i++) {
-		if (addr_equal(&w->listeners[i].conf.addr, a))
-			return true;
-	}
-	return false;
-}
-
 /* One note for any number of lines, until control has looked. */
 static void
 env_record(void *owner, const struct fields *f, bool denial)
@@ -374,7 +362,6 @@ set_env(struct worker *w)
 	w->env.targets = env_targets;
 	w->env.resolve = env_resolve;
 	w->env.ask_groups = env_ask_groups;
-	w->env.is_own_listener = env_is_own_listener;
 	w->env.record = env_record;
 	w->env.sample = env_sample;
 	w->env.now_ms = clock_boot_ms();
