@@ -424,7 +424,11 @@ def test_case_043_memory_comes_back_after_stalled_readers(ca, agent):
             wait_for(lambda: a.postern.metric(
                 "postern_connections_active") == 0, "all are gone")
             rests.append(rss_kib(a.postern.process.pid))
-        assert peaks[2] <= peaks[0] * 1.05 + 1024, (peaks, rests)
+        # Which worker gets whom differs by round: each may still fill the 16
+        # buffers of 64 KiB that it keeps. A connection that kept one of its
+        # own would show as 64 KiB times their number.
+        pools = 2 * 16 * 64
+        assert peaks[2] <= peaks[0] * 1.05 + 1024 + pools, (peaks, rests)
         assert max(rests) <= rests[0] * 1.3 + 1024, (peaks, rests)
 
 
