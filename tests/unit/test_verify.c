@@ -4,6 +4,7 @@
  * answers must be equal.
  */
 
+#include "clock.h"
 #include "made.h"
 
 #include <openssl/asn1.h>
@@ -21,6 +22,22 @@ static struct ca *root;         /* authority of a.test */
 static struct ca *other;        /* authority of b.test */
 static struct anchors *anchors; /* of both */
 static int64_t now_s;
+
+/*
+ * The clock, in place of base's: it stands still, so that certificates made
+ * late in a slow run are valid all the same.
+ */
+int64_t
+clock_wall_s(void)
+{
+	return now_s;
+}
+
+int64_t
+clock_wall_ms(void)
+{
+	return now_s * 1000;
+}
 
 static struct anchors *
 make_anchors(const struct bundle_raw *bundles, size_t n)
@@ -994,8 +1011,6 @@ test_peers_table_stays_bounded(void **state)
 
 	(void)state;
 	args.peers = table;
-	/* Making thousands takes longer than the issuer backdates. */
-	o.cert.not_before = args.now_s - 10;
 	kept = verified(&args, first);
 	for (int i = 0; i < PEER_TABLE_MAX + 1; i++) {
 		AUTO(ca_svid_free) struct ca_svid *svid = made_svid(root, &o);
