@@ -239,13 +239,13 @@ PRODUCTS = {"postern": postern, "haproxy": haproxy, "nginx": nginx,
             "envoy": envoy}
 
 
-# ---- Pinning: proxies on the last core, generator and sink on the first ----
+# ---- Where things run: with --pin the proxies share the last core, and
+# ---- generator and sink the first; without, the kernel decides.
 
 CORES = sorted(os.sched_getaffinity(0))
-
-
-ON_FIRST = ["taskset", "-c", str(CORES[0])]
-ON_LAST = ["taskset", "-c", str(CORES[-1])]
+PIN = "--pin" in sys.argv
+ON_FIRST = ["taskset", "-c", str(CORES[0])] if PIN else []
+ON_LAST = ["taskset", "-c", str(CORES[-1])] if PIN else []
 
 
 # ---- Measuring -------------------------------------------------------------
@@ -369,6 +369,8 @@ def main():
     parser.add_argument("--echo", type=int, default=4000)
     parser.add_argument("--conn", type=int, default=1500)
     parser.add_argument("--idle", type=int, default=2000)
+    parser.add_argument("--pin", action="store_true",
+                        help="proxies on one core, load on another")
     parser.add_argument("--json")
     parser.add_argument("--only", help="one kind of work")
     args = parser.parse_args()
