@@ -95,7 +95,6 @@ struct service {
 	gid_t listen_gid;         /* valid if LISTEN_GROUP */
 	uint32_t log_sample;      /* 1: every line */
 
-	bool departed; /* gone from the files, kept while connections live */
 	struct service_shared *shared;
 };
 

@@ -52,7 +52,6 @@ struct old_conf {
 	struct conf *conf;
 	uint64_t replaced_by; /* generation that all workers must have seen */
 	int64_t drain_until_ms;
-	bool killed; /* departed services were told to end */
 };
 
 /* Addresses of one host name, kept over reloads. */

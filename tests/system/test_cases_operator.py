@@ -402,7 +402,8 @@ def test_case_043_memory_comes_back_after_stalled_readers(ca, agent):
     with Inbound(ca, agent, service.addr) as a:
         ctx = a.client_context()
         peaks, rests = [], []
-        for _ in range(3):
+        # The first round warms up: it meets pools and heaps that are empty.
+        for _ in range(4):
             ends = []
             for i in range(n):
                 peer = End(socket.create_connection(("127.0.0.1", a.mesh)),
@@ -424,11 +425,8 @@ def test_case_043_memory_comes_back_after_stalled_readers(ca, agent):
             wait_for(lambda: a.postern.metric(
                 "postern_connections_active") == 0, "all are gone")
             rests.append(rss_kib(a.postern.process.pid))
-        # Which worker gets whom differs by round: each may still fill the 16
-        # buffers of 64 KiB that it keeps. A connection that kept one of its
-        # own would show as 64 KiB times their number.
-        pools = 2 * 16 * 64
-        assert peaks[2] <= peaks[0] * 1.05 + 1024 + pools, (peaks, rests)
+        peaks, rests = peaks[1:], rests[1:]
+        assert peaks[2] <= peaks[0] * 1.05 + 1024, (peaks, rests)
         assert max(rests) <= rests[0] * 1.3 + 1024, (peaks, rests)
 
 
